@@ -1,0 +1,215 @@
+"""Sampling from the policy: prefill once per prompt, decode many rows together, refill a row as soon as it ends.
+
+A fixed number of slots decode in lock-step. Each slot owns a stretch of a preallocated key/value cache and its own
+length; when its answer ends, the next rollout of the queue takes its place at once. The rollouts of one prompt (a
+GRPO group) share one prefill. The same function serves ViRL's rollouts and evaluation.
+
+Left out here: CUDA graphs, top-p, moving rollouts between ranks.
+
+Shapes: B slots in use, T cache length, V vocabulary, K key/value heads, H head size.
+"""
+import hashlib
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from policy import gathered
+
+
+@dataclass
+class Rollout:
+    """One sampled answer."""
+    example: int  # index into the examples given
+    sample: int  # index within its group
+    token_ids: list  # includes the end-of-turn token when finish == "stop"
+    logprobs: list  # of each token, under the distribution it was sampled from
+    finish: str  # "stop" | "length"
+    text: str
+
+
+class SlotLayer(DynamicLayer):
+    """Keys and values of one decoder layer for all slots: [slots, K, T, H], written in place at each slot's length."""
+
+    def __init__(self, keys, values, cache):
+        super().__init__()
+        self.keys, self.values, self.cache, self.is_initialized = keys, values, cache, True
+        self.dtype, self.device = keys.dtype, keys.device
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        """key_states, value_states [B, K, 1, H]: store them, return views [B, K, longest, H] of what is there."""
+        B, c = key_states.shape[0], self.cache
+        self.keys[c.rows[:B], :, c.length[:B]] = key_states[:, :, 0].to(self.keys.dtype)
+        self.values[c.rows[:B], :, c.length[:B]] = value_states[:, :, 0].to(self.values.dtype)
+        return self.keys[:B, :, :c.longest], self.values[:B, :, :c.longest]
+
+
+class SlotCache(Cache):
+    """Per-slot key/value cache; the live slots are always the first B, so the model sees views, never copies."""
+
+    def __init__(self, slots, capacity, prefill):
+        """prefill: a filled DynamicCache, whose layers give the shapes and types."""
+        self.rows = torch.arange(slots, device=prefill.layers[0].keys.device)
+        self.length = torch.zeros_like(self.rows)  # [slots]: tokens stored
+        self.longest = 0  # max(length) + 1, as a Python int: how much of T the attention reads
+        layers = []
+        for layer in prefill.layers:
+            _, K, _, H = layer.keys.shape
+            layers.append(SlotLayer(layer.keys.new_zeros(slots, K, capacity, H), layer.values.new_zeros(slots, K, capacity, H), self))
+        super().__init__(layers=layers)
+
+    def fill(self, slots, prefill, rows, lengths):
+        """Copy prompt `rows` of a prefill into `slots` (int tensors [n]); lengths [n] are the prompts' tokens."""
+        for layer, source in zip(self.layers, prefill.layers):
+            T = source.keys.shape[2]
+            layer.keys[slots, :, :T] = source.keys[rows]
+            layer.values[slots, :, :T] = source.values[rows]
+        self.length[slots] = lengths
+
+    def move(self, source, target):
+        """Move slots `source` to `target` (int tensors [n]): closes the gaps when the queue is empty."""
+        for layer in self.layers:
+            layer.keys[target], layer.values[target] = layer.keys[source], layer.values[source]
+        self.length[target] = self.length[source]
+
+    def get_seq_length(self, *args, **kwargs):
+        return self.longest - 1
+
+    def get_mask_sizes(self, *args, **kwargs):
+        return self.longest, 0
+
+
+def rollout_seed(*parts):
+    """A 63-bit seed from the run's seed, step, sample id and rollout number: the same whatever rank or slot runs it."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
+
+
+def pick(logits, banned, temperature, uniform):
+    """logits [B, V], uniform [B] in [0, 1) -> token [B] and its logprob [B].
+
+    Inverse-CDF sampling needs one uniform number a token, drawn beforehand from the rollout's own seed: that is what
+    makes a rollout independent of the rows beside it. Greedy at temperature 0 (logprob then at temperature 1).
+    """
+    logp = (logits.float() / (temperature or 1.0)).masked_fill(banned, float("-inf")).log_softmax(-1)  # [B, V]
+    if temperature == 0:
+        token = logp.argmax(-1)
+    else:
+        cdf = logp.double().exp().cumsum(-1)  # [B, V]; fp32 loses 1e-3 of mass over a real vocabulary
+        token = torch.searchsorted(cdf, (uniform.double() * cdf[:, -1])[:, None], right=True)[:, 0]
+        token = token.clamp(max=logp.shape[-1] - 1)
+    return token, logp.gather(1, token[:, None])[:, 0]
+
+
+@torch.no_grad()
+def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, seeds=None, slots=64, on_finish=None,
+             prefill_batch=16):
+    """Sample `group` answers to each example.
+
+    examples: list of n Example (prompts); seeds: n lists of `group` ints (default: from the index); temperature 0 is
+    greedy; on_finish(rollout) is called as soon as an answer ends, so that rendering overlaps decoding.
+    Returns n lists of `group` Rollout. Raises ValueError when a prompt plus max_new_tokens exceeds the context.
+    """
+    policy.eval()
+    too_long = [i for i, e in enumerate(examples) if e.prompt_length + max_new_tokens > policy.context]
+    if too_long:
+        raise ValueError(f"prompt {too_long[0]} has {examples[too_long[0]].prompt_length} tokens: with max_new_tokens "
+                         f"{max_new_tokens} it exceeds the context of {policy.context} (and {len(too_long) - 1} more)")
+    device, eos, banned = policy.device, policy.eos_id, policy.banned
+    queue = deque((i, g) for i in range(len(examples)) for g in range(group))
+    slots = min(slots, len(queue))
+    capacity = max((e.prompt_length for e in examples), default=0) + max_new_tokens
+    results = [[None] * group for _ in examples]
+    uniform = torch.zeros(slots, max_new_tokens)  # [slots, new tokens]
+    tokens = torch.zeros(slots, max_new_tokens, dtype=torch.long)
+    logprobs = torch.zeros(slots, max_new_tokens)
+    count = torch.zeros(slots, dtype=torch.long)  # tokens sampled by each slot
+    position = torch.zeros(slots, dtype=torch.long)  # next text position of each slot
+    last = torch.zeros(slots, dtype=torch.long, device=device)  # newest token of each slot
+    owner = [None] * slots
+    ready = {}  # example -> (prefill cache, row, first logits [V]) until its whole group has started
+    cache, live = None, 0
+
+    def prefill():
+        """Run the next prompts of the queue through the model, several at a time, once for all their rollouts."""
+        batch = list(dict.fromkeys(i for i, _ in queue if i not in ready))[:prefill_batch]
+        store = DynamicCache()
+        logits = policy([examples[i] for i in batch], last_only=True, cache=store)  # [prompts, V]
+        ready.update({i: (store, row, logits[row]) for row, i in enumerate(batch)})
+
+    def start(free):
+        """Give each free slot the next rollout of the queue; its first token comes from the prompt's own logits."""
+        nonlocal cache, live
+        taken = []
+        while free and queue:
+            example, sample = queue[0]
+            if example not in ready:
+                if taken:
+                    break  # fill what we have before the next prefill allocates
+                prefill()
+            queue.popleft()
+            slot = free.pop(0)
+            taken.append((slot, *ready[example]))
+            seed = seeds[example][sample] if seeds else rollout_seed(example, sample)
+            uniform[slot] = torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seed))
+            owner[slot], count[slot] = (example, sample), 0
+            position[slot] = examples[example].position_ids.max() + 1
+            if sample == group - 1:
+                del ready[example]
+        if cache is None:
+            cache = SlotCache(slots, capacity, taken[0][1])
+        for store in {id(t[1]): t[1] for t in taken}.values():
+            mine = [t for t in taken if t[1] is store]
+            where, rows = torch.tensor([t[0] for t in mine], device=device), torch.tensor([t[2] for t in mine], device=device)
+            cache.fill(where, store, rows, torch.tensor([examples[owner[t[0]][0]].prompt_length for t in mine], device=device))
+        where = torch.tensor([t[0] for t in taken])
+        live = max(live, int(where.max()) + 1)
+        advance(where, torch.stack([t[3] for t in taken]))
+
+    def advance(where, logits):
+        """Sample one token for the slots `where` [n] from logits [n, V]; hand out the answers that end with it."""
+        nonlocal live
+        at = count[where]  # [n]
+        token, logp = pick(logits, banned, temperature, uniform[where, at].to(device))
+        last[where.to(device)] = token
+        token, logp = token.cpu(), logp.cpu()
+        tokens[where, at], logprobs[where, at] = token, logp
+        count[where] += 1
+        ended = where[(token == eos) | (count[where] == max_new_tokens)].tolist()
+        for slot in ended:
+            n, (example, sample) = int(count[slot]), owner[slot]
+            ids = tokens[slot, :n].tolist()
+            finish = "stop" if ids[-1] == eos else "length"
+            text = policy.tokenizer.decode(ids[:-1] if finish == "stop" else ids, skip_special_tokens=False)
+            results[example][sample] = Rollout(example, sample, ids, logprobs[slot, :n].tolist(), finish, text)
+            owner[slot] = None
+            if on_finish:
+                on_finish(results[example][sample])
+        free.extend(ended)
+
+    with gathered(policy):
+        free = list(range(slots))
+        while queue or live:
+            while free and queue:
+                start(free)
+            if free:  # the queue is empty: close the gaps, so that the live slots are the first ones
+                busy = [s for s in range(live) if owner[s] is not None]
+                gaps = [s for s in range(len(busy)) if owner[s] is None]
+                if gaps:
+                    source, target = torch.tensor(busy[-len(gaps):]), torch.tensor(gaps)
+                    cache.move(source.to(device), target.to(device))
+                    for row in (uniform, tokens, logprobs, count, position):
+                        row[target] = row[source]
+                    last[target.to(device)] = last[source.to(device)]
+                    for s, t in zip(source.tolist(), gaps):
+                        owner[t], owner[s] = owner[s], None
+                live, free = len(busy), []
+                if not live:
+                    break
+            cache.longest = int(cache.length[:live].max()) + 1
+            mask = (torch.arange(cache.longest, device=device) <= cache.length[:live, None])[:, None, None]  # [B, 1, 1, T]
+            logits = policy.decode(last[:live], position[:live].to(device), mask, cache)  # [B, V]
+            cache.length[:live] += 1
+            position[:live] += 1
+            advance(torch.arange(live), logits)
+    return results

@@ -1,0 +1,477 @@
+"""The policy: a Qwen-VL model that reads an image and an instruction and writes code.
+
+Build a tiny one, load any, shard it (FSDP2), score tokens, save, resume. Both stages and the sampler use this file, so
+the weights that train are the weights that sample.
+
+Left out here: other model families, LoRA, packing, activation checkpointing.
+
+Shapes: B rows, T tokens, N scored tokens, V vocabulary, D hidden size.
+"""
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+import torch.utils.checkpoint
+from torch import nn
+
+SUPPORTED = ("qwen2_5_vl", "qwen3_vl")
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+           "<|video_pad|>"]
+CHAT_TEMPLATE = (
+    "{%- for m in messages -%}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for c in m.content %}{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif c.type == 'text' %}{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor -%}"
+    "{%- if add_generation_prompt -%}<|im_start|>assistant\n{% endif -%}")
+
+
+# --------------------------------------------------------------------------------------------- attention for the tower
+
+def image_attention(module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, **kwargs):
+    """Attention inside each image of a flattened batch; query, key, value [1, H, sum of patches, head size].
+
+    transformers calls its SDPA once per image; images of one size (the usual batch of the tiny model) go in one call.
+    """
+    sizes = (cu_seq_lens_q[1:] - cu_seq_lens_q[:-1]).tolist()
+    if len(set(sizes)) == 1:
+        n, (_, heads, _, head) = len(sizes), query.shape
+        q, k, v = (x.view(heads, n, sizes[0], head).transpose(0, 1) for x in (query, key, value))  # [n, H, patches, head]
+        out = F.scaled_dot_product_attention(q, k, v, scale=scaling)
+        return out.transpose(1, 2).reshape(1, n * sizes[0], heads, head), None
+    parts = [x.split(sizes, dim=2) for x in (query, key, value)]
+    out = torch.cat([F.scaled_dot_product_attention(q, k, v, scale=scaling) for q, k, v in zip(*parts)], dim=2)
+    return out.transpose(1, 2), None  # [1, sum of patches, H, head size]
+
+
+# ---------------------------------------------------------------------------------------------------------- the policy
+
+@dataclass
+class Example:
+    """One encoded sample. T = prompt tokens + answer tokens (0 answer tokens for a prompt alone)."""
+    input_ids: torch.Tensor  # [T] int64
+    prompt_length: int
+    position_ids: torch.Tensor  # [3, T] int64: multimodal-RoPE positions (temporal, height, width)
+    pixel_values: torch.Tensor  # [patches, channels * temporal * patch * patch] float32
+    image_grid_thw: torch.Tensor  # [1, 3] int64: patches in time, height, width
+
+    def extend(self, token_ids):
+        """The example with `token_ids` (list of int) appended as answer; text positions go on from the largest one."""
+        n = len(token_ids)
+        tail = self.position_ids.max() + 1 + torch.arange(n)  # [n]
+        return Example(torch.cat([self.input_ids, torch.tensor(token_ids, dtype=torch.long)]), self.prompt_length,
+                       torch.cat([self.position_ids, tail.expand(3, n)], 1), self.pixel_values, self.image_grid_thw)
+
+
+class Policy(nn.Module):
+    """A Qwen-VL model with its tokenizer and image processor. `forward` is the only door, so FSDP2's hooks see all."""
+
+    def __init__(self, model, tokenizer, image_processor):
+        super().__init__()
+        self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
+        self.eos_id, self.pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+        self.context = model.config.text_config.max_position_embeddings
+        self.dtype = torch.float32  # of the matrix products; sft.py and virl.py set bfloat16 by flag
+        # A sampled <|image_pad|> would break the placeholder count of the next forward: every special token but the
+        # end of the answer is banned, in sampling and in training alike, so both use the same distribution.
+        vocabulary = model.config.text_config.vocab_size
+        banned = torch.zeros(vocabulary, dtype=torch.bool)  # [V]
+        banned[[i for i in tokenizer.added_tokens_decoder if i != self.eos_id and i < vocabulary]] = True
+        banned[len(tokenizer):] = True
+        self.register_buffer("banned", banned, persistent=False)
+
+    @property
+    def device(self):
+        return self.banned.device
+
+    def encode(self, prompt, image, answer=None):
+        """Instruction (str), target (PIL image) and answer (str or None) -> Example on the CPU.
+
+        Prompt and answer are tokenised apart, so a prompt has the same tokens in training and in sampling. The answer
+        ends with the end-of-turn token, which is trained like every other. Raises ValueError beyond the context.
+        """
+        chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
+        text = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        pixels = self.image_processor(images=[image], return_tensors="pt")
+        grid = pixels["image_grid_thw"]  # [1, 3]
+        merge = self.model.config.vision_config.spatial_merge_size
+        n_image = int(grid.prod()) // merge**2
+        ids = self.tokenizer(text.replace("<|image_pad|>", "<|image_pad|>" * n_image), add_special_tokens=False)["input_ids"]
+        prompt_length = len(ids)
+        if answer is not None:
+            ids = ids + self.tokenizer(answer, add_special_tokens=False)["input_ids"] + [self.eos_id]
+        if len(ids) > self.context:
+            raise ValueError(f"{len(ids)} tokens do not fit the model's context of {self.context}")
+        ids = torch.tensor(ids)  # [T]
+        is_image = (ids == self.model.config.image_token_id).int()[None]  # [1, T]
+        if int(is_image.sum()) != n_image:
+            raise ValueError("the instruction contains the image placeholder token")
+        positions, _ = self.model.model.get_rope_index(ids[None], mm_token_type_ids=is_image, image_grid_thw=grid)
+        return Example(ids, prompt_length, positions[:, 0], pixels["pixel_values"], grid)
+
+    def count_tokens(self, prompt, answer, width, height):
+        """Tokens of the encoded sample, without touching its pixels (a few tokens of chat template included)."""
+        text = len(self.tokenizer(prompt + answer, add_special_tokens=False)["input_ids"])
+        merge = self.model.config.vision_config.spatial_merge_size
+        return text + 16 + self.image_processor.get_number_of_image_patches(height, width) // merge**2
+
+    def forward(self, examples, images=None, last_only=False, cache=None, chunk=2048):
+        """Answer logprobs, or next-token logits.
+
+        examples: list of B Example. images: list of B indices into the distinct images (rows of one GRPO group share
+        one), so the vision tower runs once per image; None = one image per row.
+        Returns (logprobs [N], entropy [N]) of all answer tokens, row after row, in fp32; with `last_only` the logits
+        [B, V] that follow each row, having filled `cache` (a transformers Cache).
+        Rows are padded on the right and need no mask: causal attention never looks at what comes after a token.
+        """
+        batch = [e.input_ids for e in examples]
+        T = max(len(ids) for ids in batch)
+        input_ids = torch.full((len(batch), T), self.pad_id)  # [B, T]
+        positions = torch.zeros(3, len(batch), T, dtype=torch.long)  # [3, B, T]
+        for b, e in enumerate(examples):
+            input_ids[b, :len(e.input_ids)] = e.input_ids
+            positions[:, b, :len(e.input_ids)] = e.position_ids
+        images = list(range(len(batch))) if images is None else images
+        first = {image: b for b, image in reversed(list(enumerate(images)))}  # the first row of each distinct image
+        order = sorted(first)
+        pixels = torch.cat([examples[first[i]].pixel_values for i in order]).to(self.device)
+        grid = torch.cat([examples[first[i]].image_grid_thw for i in order]).to(self.device)  # [images, 3]
+        slot = [order.index(i) for i in images]
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            vision = self.model.model.get_image_features(pixels, grid, return_dict=True)
+            if slot != list(range(len(slot))):
+                vision.pooler_output = [vision.pooler_output[s] for s in slot]
+                if getattr(vision, "deepstack_features", None):
+                    vision.deepstack_features = [[f[s] for s in slot] for f in vision.deepstack_features]
+            hidden = self.model.model(
+                input_ids=input_ids.to(self.device), position_ids=positions.to(self.device),
+                mm_encoder_outputs={"image": vision}, past_key_values=cache, use_cache=cache is not None,
+            ).last_hidden_state  # [B, T, D]
+            if last_only:
+                ends = torch.tensor([len(ids) - 1 for ids in batch], device=self.device)
+                return self.model.lm_head(hidden[torch.arange(len(batch), device=self.device), ends])  # [B, V]
+        # The token at t is predicted from the hidden state at t - 1.
+        keep = torch.cat([torch.arange(e.prompt_length, len(e.input_ids)) + b * T for b, e in enumerate(examples)])  # [N]
+        targets = input_ids.flatten()[keep].to(self.device)  # [N]
+        return token_logprobs(hidden.flatten(0, 1)[(keep - 1).to(self.device)], self.model.lm_head, targets, self.banned,
+                              self.dtype, chunk)
+
+    def decode(self, token_ids, positions, mask, cache):
+        """One decoding step: token_ids [B], positions [B] (text position of each), mask bool [B, 1, 1, T] -> logits [B, V]."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            embeds = self.model.get_input_embeddings()(token_ids)[:, None]  # [B, 1, D]
+            hidden = self.model.model.language_model(
+                inputs_embeds=embeds, position_ids=positions[None, :, None].expand(3, -1, -1), attention_mask=mask,
+                past_key_values=cache, use_cache=True).last_hidden_state[:, 0]  # [B, D]
+            return self.model.lm_head(hidden)
+
+
+def token_logprobs(hidden, head, targets, banned, dtype=torch.float32, chunk=2048):
+    """Logprob and entropy of each target under softmax(head(hidden)) with banned tokens at -inf.
+
+    hidden [N, D], targets [N], banned bool [V] -> logprobs [N], entropy [N] (no gradient), fp32. Works through
+    `chunk` tokens at a time and recomputes each chunk's logits in backward, so [N, V] never exists at once.
+    """
+    def one(h, y):
+        with torch.autocast(h.device.type, dtype, enabled=dtype != torch.float32):
+            logits = head(h)  # [n, V]
+        logp = logits.float().masked_fill(banned, float("-inf")).log_softmax(-1)  # [n, V]
+        p = logp.detach().exp()
+        return logp.gather(1, y[:, None])[:, 0], -(p * logp.detach().masked_fill(banned, 0)).sum(-1)
+
+    parts = [torch.utils.checkpoint.checkpoint(one, h, y, use_reentrant=False) if torch.is_grad_enabled() and len(targets) > chunk
+             else one(h, y) for h, y in zip(hidden.split(chunk), targets.split(chunk))]
+    if not parts:
+        return hidden.new_zeros(0), hidden.new_zeros(0)
+    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+# ------------------------------------------------------------------------------------------------- build, load, save
+
+def train_tokenizer(texts, vocabulary=640):
+    """A byte-level BPE tokenizer learned from `texts`; whole numbers of up to 3 digits are never split further.
+
+    One token per number lets the model name a coordinate in a single step.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(r"\d{1,3}|\n"), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=SPECIAL, show_progress=False, min_frequency=2,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=SPECIAL[3:],
+        clean_up_tokenization_spaces=False, chat_template=CHAT_TEMPLATE)
+
+
+def image_processor_class():
+    """The image processor that needs no torchvision."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+    return Qwen2VLImageProcessorPil
+
+
+def build_tiny(out, texts, seed=0, hidden=128, layers=3, context=4096, resolution=64, patch=16, vocabulary=640):
+    """Write a randomly initialised Qwen3-VL of about 1.2M parameters to `out`, as an ordinary Hugging Face directory.
+
+    texts: iterable of str, the tokenizer's training text. resolution: pixels of the square that an image is scaled to
+    (by area, keeping its aspect ratio). Image tokens = resolution^2 / patch^2.
+    """
+    from transformers import GenerationConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+    tokenizer = train_tokenizer(texts, vocabulary)
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in (
+        ("image_token_id", "<|image_pad|>"), ("video_token_id", "<|video_pad|>"),
+        ("vision_start_token_id", "<|vision_start|>"), ("vision_end_token_id", "<|vision_end|>"))}
+    head = hidden // 4
+    config = Qwen3VLConfig(
+        text_config=dict(
+            vocab_size=(len(tokenizer) + 15) // 16 * 16, hidden_size=hidden, intermediate_size=hidden * 5 // 2,
+            num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, head_dim=head,
+            max_position_embeddings=context, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=True,
+            rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_interleaved=True,
+                                 mrope_section=[head // 2 - 2 * (head // 6), head // 6, head // 6])),
+        vision_config=dict(
+            depth=layers, hidden_size=hidden, intermediate_size=hidden * 5 // 2, num_heads=4, patch_size=patch,
+            spatial_merge_size=1, temporal_patch_size=2, out_hidden_size=hidden,
+            num_position_embeddings=(resolution // patch) ** 2, deepstack_visual_indexes=[0]),
+        tie_word_embeddings=True, **ids)
+    torch.manual_seed(seed)
+    model = Qwen3VLForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    processor = image_processor_class()(
+        patch_size=patch, merge_size=1, temporal_patch_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3,
+        size={"shortest_edge": resolution**2, "longest_edge": resolution**2})
+    for part in (model, tokenizer, processor):
+        part.save_pretrained(out)
+
+
+def load_policy(path, device="cpu"):
+    """Load a Qwen2.5-VL or Qwen3-VL directory (or hub id) as a Policy with fp32 weights.
+
+    Raises SystemExit with one line when it is missing, incomplete or of another class.
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as e:
+        raise SystemExit(f"error: no model at {path} ({str(e).splitlines()[0]}). Give a Hugging Face model directory, "
+                         f"or a hub id where the hub can be reached.") from None
+    if config.model_type not in SUPPORTED:
+        raise SystemExit(f"error: {path} is a {config.model_type} model; supported are {', '.join(SUPPORTED)}.")
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        processor = image_processor_class().from_pretrained(path)
+    except (OSError, ValueError) as e:
+        raise SystemExit(f"error: the model at {path} does not load ({str(e).splitlines()[0]}).") from None
+    # transformers hands the segment lengths only to attentions with "flash" in their name.
+    from transformers import AttentionInterface
+    AttentionInterface.register("vision_flash_per_image", image_attention)
+    model.model.visual.config._attn_implementation = "vision_flash_per_image"
+    return Policy(model, tokenizer, processor).to(device)
+
+
+def save_policy(policy, out):
+    """Write the full weights as a Hugging Face directory at `out`, replacing what stood there only when complete.
+
+    Collective: every rank calls it, rank 0 writes.
+    """
+    state = {k.removeprefix("model.", ): (v.full_tensor() if hasattr(v, "full_tensor") else v).cpu()
+             for k, v in policy.state_dict().items()}
+    if is_main():
+        temporary = Path(out).with_name(Path(out).name + ".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        policy.model.save_pretrained(temporary, state_dict=state)
+        policy.tokenizer.save_pretrained(temporary)
+        policy.image_processor.save_pretrained(temporary)
+        Path(out).mkdir(parents=True, exist_ok=True)
+        # config.json last: a directory whose weights are not all there has none, or the complete older one.
+        for file in sorted(temporary.iterdir(), key=lambda f: f.name == "config.json"):
+            os.replace(file, Path(out) / file.name)
+        temporary.rmdir()
+    barrier()
+
+
+# ---------------------------------------------------------------------------------------------- optimizer and state
+
+def build_optimizers(policy, lr, matrix_lr, weight_decay=0.01):
+    """AdamW for everything; with matrix_lr > 0 Muon takes the inner weight matrices (it learns them about twice as fast).
+
+    Returns a list of optimizers. Norms, biases and embeddings get no weight decay.
+    """
+    parameters = dict(policy.named_parameters())
+    inner = {n for n, p in parameters.items() if p.ndim == 2 and not any(k in n for k in ("embed", "lm_head", "norm"))}
+    rest = [{"params": [p for n, p in parameters.items() if n not in inner], "weight_decay": 0.0, "lr": lr}]
+    if not matrix_lr:
+        return [torch.optim.AdamW(rest + [{"params": [parameters[n] for n in sorted(inner)], "lr": lr,
+                                           "weight_decay": weight_decay}], betas=(0.9, 0.95))]
+    return [torch.optim.AdamW(rest, betas=(0.9, 0.95)),
+            torch.optim.Muon([parameters[n] for n in sorted(inner)], lr=matrix_lr, weight_decay=weight_decay)]
+
+
+def save_state(out, step, policy, optimizers, extra, keep=2):
+    """Write the resumable training state `out`/state/step_N: weights, optimizers, and the dict `extra` (JSON).
+
+    Each rank writes its own shards (torch.distributed.checkpoint) under a temporary name; the rename at the end makes
+    it a state, so a kill at any moment leaves the previous one. No generator state is needed: every random number in
+    training derives from (seed, step, sample). Collective; the newest `keep` states stay.
+    """
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+    root = Path(out) / "state"
+    temporary, final = root / f"step_{step}.tmp", root / f"step_{step}"
+    if is_main():
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    barrier()
+    model, optimizer = get_state_dict(policy, optimizers)
+    dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=temporary)
+    if is_main():
+        (temporary / "extra.json").write_text(json.dumps({**extra, "step": step}))
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        for old in saved_steps(out)[:-keep]:
+            shutil.rmtree(root / f"step_{old}")
+    barrier()
+
+
+def saved_steps(out):
+    """The steps of the complete states under `out`, ascending."""
+    return sorted(int(p.name[5:]) for p in (Path(out) / "state").glob("step_*") if p.name[5:].isdigit())
+
+
+def load_state(out, policy, optimizers):
+    """Load the newest state of `out` in place and return its `extra` dict. Raises SystemExit when there is none."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+    steps = saved_steps(out)
+    if not steps:
+        raise SystemExit(f"error: nothing to resume in {Path(out) / 'state'}; run without --resume.")
+    path = Path(out) / "state" / f"step_{steps[-1]}"
+    model, optimizer = get_state_dict(policy, optimizers)
+    state = {"model": model, "optimizer": optimizer}
+    dcp.load(state, checkpoint_id=path)
+    set_state_dict(policy, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    return json.loads((path / "extra.json").read_text())
+
+
+# --------------------------------------------------------------------------------------------------------- distributed
+
+def is_main():
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def world():
+    """(rank, world size); (0, 1) without torchrun."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def barrier():
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def init_distributed():
+    """Join the process group that torchrun describes in the environment, if any; returns the device to use."""
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if cuda else "gloo")
+    return device
+
+
+def shard(policy):
+    """Apply FSDP2 in place: one unit per decoder layer, the vision tower as one unit, the rest in the root.
+
+    Weights and gradients stay fp32 masters; with bfloat16 the gathered copies are bf16 and gradients are reduced in
+    fp32. Without a process group nothing happens: one process holds everything.
+    """
+    if not dist.is_initialized():
+        return policy
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    mesh = init_device_mesh(policy.device.type, (dist.get_world_size(),))
+    half = policy.dtype if policy.device.type == "cuda" and policy.dtype != torch.float32 else None
+    options = dict(mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32))
+    for layer in policy.model.model.language_model.layers:
+        fully_shard(layer, **options)
+    fully_shard(policy.model.model.visual, **options)
+    # Tied embeddings are one parameter of two modules, which FSDP2 takes only inside one unit: the root.
+    fully_shard(policy, **options)
+    return policy
+
+
+class gathered:
+    """Context: full weights on every rank, so that ranks may run different numbers of forwards (rollouts).
+
+    One all-gather on entry, none inside; on exit the weights are resharded. A no-op without FSDP2.
+    """
+
+    def __init__(self, policy):
+        from torch.distributed.fsdp import FSDPModule
+        self.units = [m for m in policy.modules() if isinstance(m, FSDPModule)]
+
+    def __enter__(self):
+        for unit in self.units:
+            unit.set_reshard_after_forward(False, recurse=False)
+            unit.unshard()
+
+    def __exit__(self, *exc):
+        for unit in self.units:
+            unit.reshard()
+            unit.set_reshard_after_forward(True, recurse=False)
+
+
+def all_sum(value, device="cpu"):
+    """Sum of a number over all ranks."""
+    if not dist.is_initialized():
+        return float(value)
+    t = torch.tensor(float(value), dtype=torch.float64, device=device)
+    dist.all_reduce(t)
+    return t.item()
+
+
+def all_max(value, device="cpu"):
+    """Largest of a number over all ranks."""
+    if not dist.is_initialized():
+        return float(value)
+    t = torch.tensor(float(value), dtype=torch.float64, device=device)
+    dist.all_reduce(t, op=dist.ReduceOp.MAX)
+    return t.item()
+
+
+def clip_gradients(policy, limit):
+    """Scale the (reduced) gradients to a norm of at most `limit`; returns the norm before. Collective under FSDP2."""
+    norm = nn.utils.clip_grad_norm_(policy.parameters(), limit)
+    return (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()
+
+
+def trim_metrics(file, step):
+    """Drop the records after `step` from a metrics.jsonl, which a killed run had written but not saved (0: all)."""
+    file = Path(file)
+    lines = [line for line in file.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step] if file.exists() else []
+    file.write_text("".join(line + "\n" for line in lines))
+
+
+def finish():
+    """Leave the process group, if any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def run(main):
+    """Call a stage's main(); a disk that is full or a path without permission ends in one line, not in a traceback."""
+    try:
+        main()
+    except OSError as e:
+        raise SystemExit(f"error: {e.strerror or e}: {e.filename or ''}. States already saved are intact; mend it, then "
+                         f"run the same command with --resume.") from None

@@ -1,0 +1,144 @@
+#!/usr/bin/env bash
+# nanoVinci: set-up, then the whole main job, or the tests.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+usage() { cat <<'HELP'
+usage: bash run.sh [options]     set up, then: samples -> SFT -> ViRL -> SFT continued (control) -> evaluation -> OUT/report.html
+       bash run.sh test          set up, then the tests
+       bash run.sh setup         set up only
+
+options
+  --data DIR    run on DIR (written by `python data.py import FILE.parquet --out DIR`) instead of the embedded samples
+  --out DIR     where everything is written (default: out); an earlier run there is moved aside, not deleted
+  --seed N      seed of samples, model, data order and rollouts (default: 0)
+  --resume      go on where an interrupted run stopped (same --out)
+  --help        this text
+
+The set-up makes .venv with the pinned requirements and installs Chromium, libcairo2, bubblewrap and TeX through apt
+where it may; a second run repeats none of it. PYTHON=/path/to/python3.11+ chooses the interpreter. Every stage is
+printed as the command that runs it, and each can be run by hand (with .venv/bin/python).
+HELP
+}
+
+mode=main; data=""; out=out; seed=0; resume=""
+while [ $# -gt 0 ]; do
+  case "$1" in
+    test|setup) mode=$1 ;;
+    --data|--out|--seed) [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 2; }
+            case "$1" in --data) data=$2 ;; --out) out=$2 ;; --seed) seed=$2 ;; esac; shift ;;
+    --resume) resume=--resume ;;
+    --help|-h) usage; exit 0 ;;
+    *) echo "error: unknown argument '$1'. See: bash run.sh --help" >&2; exit 2 ;;
+  esac
+  shift
+done
+if [ -n "$data" ] && ! [ -d "$data/sft" -a -d "$data/rl" -a -d "$data/test" ]; then
+  echo "error: $data has no sft, rl and test below it. Make it with: .venv/bin/python data.py import FILE.parquet --out $data" >&2
+  exit 1
+fi
+
+# ------------------------------------------------------------------------------------------------------ system packages
+browser() { [ -x "${VINCI_CHROMIUM:-}" ] || command -v chromium-headless-shell || command -v chromium || command -v google-chrome; }
+missing_packages() {
+  browser > /dev/null 2>&1 || echo "$browser_package"
+  command -v bwrap > /dev/null || echo bubblewrap
+  { ldconfig -p 2> /dev/null || true; } | grep -q libcairo.so.2 || echo libcairo2
+  command -v pdflatex > /dev/null || echo "texlive-latex-base texlive-fonts-recommended"
+  { kpsewhich standalone.cls && kpsewhich preview.sty; } > /dev/null 2>&1 || echo "texlive-latex-extra preview-latex-style"
+  kpsewhich pgfplots.sty > /dev/null 2>&1 || echo texlive-pictures
+  kpsewhich chemfig.sty > /dev/null 2>&1 || echo texlive-science
+}
+system_setup() {
+  browser_package=chromium-headless-shell
+  local missing; missing=$(missing_packages | tr '\n' ' ')
+  [ -n "${missing// /}" ] || return 0
+  local sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo -n"
+  if command -v apt-get > /dev/null && $sudo true 2> /dev/null; then
+    echo "installing system packages: $missing"
+    $sudo apt-get update -qq || true
+    apt-cache show chromium-headless-shell > /dev/null 2>&1 || missing=${missing/chromium-headless-shell/chromium}
+    local package  # one at a time if the whole set fails: a package that is absent must not cost the others
+    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $missing > .venv/apt.log 2>&1 ||
+      for package in $missing; do
+        DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "$package" >> .venv/apt.log 2>&1 ||
+          echo "could not install $package (log: .venv/apt.log)"
+      done
+    missing=$(missing_packages | tr '\n' ' ')
+  fi
+  [ -z "${missing// /}" ] || echo "not installed, some languages will be missing. To install: sudo apt-get install -y --no-install-recommends $missing"
+}
+
+# ------------------------------------------------------------------------------------------------------ Python packages
+python_setup() {
+  local base=${PYTHON:-python3} stamp
+  stamp="$(sha256sum requirements.txt | cut -c1-64)"
+  [ "$(cat .venv/ready 2> /dev/null || true)" != "$stamp" ] || return 0
+  "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    { echo "error: $base is older than Python 3.11. Give a newer one: PYTHON=/path/to/python3.11 bash run.sh" >&2; exit 1; }
+  [ -x .venv/bin/python ] || "$base" -m venv .venv ||
+    { echo "error: $base has no venv module. On Debian and Ubuntu: sudo apt-get install -y python3-venv" >&2; exit 1; }
+  local torch; torch=$(grep -o '^torch==[^ ]*' requirements.txt)
+  if ! nvidia-smi > /dev/null 2>&1; then
+    # Without a GPU the CPU build saves gigabytes. Its index may be out of reach: then the plain pin below serves.
+    .venv/bin/python -m pip install -q --retries 0 --timeout 15 --no-deps --index-url https://download.pytorch.org/whl/cpu "$torch" \
+      > .venv/torch.log 2>&1 || echo "PyTorch's CPU index cannot be reached: taking $torch from the default index"
+  fi
+  echo "installing requirements.txt into .venv"
+  .venv/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt
+  echo "$stamp" > .venv/ready
+}
+
+mkdir -p .venv
+python_setup
+system_setup
+export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_PROGRESS_BARS=1
+[ "$mode" != setup ] || { python render.py --doctor || true; exit 0; }
+[ "$mode" != test ] || exec python -m pytest -q tests
+
+# ------------------------------------------------------------------------------------------------------------- main job
+run() { # print the command, run it, pass Ctrl-C and SIGTERM on to it, stop the job when it fails or was interrupted
+  printf '\n\033[1m$ %s\033[0m\n' "$*"
+  "$@" & child=$!
+  local code=0
+  wait $child || code=$?
+  while kill -0 $child 2> /dev/null; do wait $child || code=$?; done
+  [ -z "$interrupted" ] || { echo "interrupted. Go on with: bash run.sh $again"; exit 130; }
+  [ $code = 0 ] || { echo "error: the command above ended with code $code. After mending it, go on with: bash run.sh $again" >&2; exit $code; }
+}
+interrupted=""; child=""
+trap 'interrupted=1; [ -z "$child" ] || kill -TERM $child 2> /dev/null || true' INT TERM
+again="--out $out --seed $seed --resume${data:+ --data $data}"
+
+if [ -z "$resume" ] && [ -e "$out" ]; then
+  n=1; while [ -e "$out.$n" ]; do n=$((n + 1)); done
+  mv "$out" "$out.$n"; echo "moved the earlier run $out to $out.$n"
+fi
+mkdir -p "$out"
+started=$(date +%s)
+python render.py --doctor || echo "going on with the languages that are there"
+resume_if() { [ -z "$resume" ] || ! ls "$1"/state/step_* > /dev/null 2>&1 || echo --resume; }
+
+if [ -z "$data" ]; then
+  data=$out/data
+  [ -d "$data/test" ] && [ -d "$data/sft" ] && [ -d "$data/rl" ] || run python data.py synth --out "$data" --seed "$seed"
+  sft="--max-seconds 150"; virl="--max-seconds 150"; evaluate="--samples 2"; regime=embedded
+else # real programs are long: fewer of them, so that the tiny model passes through every stage in minutes
+  sft="--steps 120 --batch 16 --micro-batch 4"; virl="--steps 8 --prompts 4 --max-new-tokens 384 --overlong 64"; evaluate="--samples 1 --max-new-tokens 384"; regime=real
+fi
+python data.py stats "$data"
+[ -f "$out/sft/config.json" ] ||
+  run python sft.py --model "$out/tiny" --build-tiny --data "$data/sft" --out "$out/sft" --seed "$seed" $sft $(resume_if "$out/sft")
+[ -f "$out/virl/config.json" ] ||
+  run python virl.py --model "$out/sft" --data "$data/rl" --out "$out/virl" --seed "$seed" $virl $(resume_if "$out/virl")
+# The honest control: the same start, more SFT on the same labels, for the wall time that ViRL took.
+seconds=$(python -c "import json, sys; print(json.loads(open(sys.argv[1]).readlines()[-1])['seconds'])" "$out/virl/metrics.jsonl")
+[ -f "$out/control/config.json" ] ||
+  run python sft.py --model "$out/sft" --data "$data/sft" --out "$out/control" --seed $((seed + 1)) --steps 1000000 --max-seconds "$seconds" $(resume_if "$out/control")
+for name in sft control virl; do
+  case $name in sft) label="SFT" ;; control) label="SFT continued" ;; virl) label="SFT + ViRL" ;; esac
+  [ -f "$out/eval/$name/scores.json" ] ||
+    run python eval.py --model "$out/$name" --data "$data/test" --out "$out/eval/$name" --label "$label" --seed "$seed" $evaluate ${resume:+--resume}
+done
+run python eval.py --compare "$out/eval/sft" "$out/eval/control" "$out/eval/virl" --out "$out"
+echo "done in $(( ($(date +%s) - started) / 60 )) min $(( ($(date +%s) - started) % 60 )) s after set-up. Open $out/report.html"

@@ -1,0 +1,369 @@
+"""Stage 2, ViRL: reinforcement learning from rendered pixels (GRPO).
+
+One step: sample a group of answers to each prompt -> run their code in the sandbox -> compare render and target ->
+advantages inside the group -> one policy-gradient update. No code labels are needed, only target images.
+
+    python virl.py                                          # 1 CPU or GPU: the embedded default, after sft.py
+    torchrun --nproc_per_node=2 virl.py                     # 2 processes: gloo on CPU, nccl on GPU, weights sharded
+    torchrun --nproc_per_node=8 virl.py --model out/sft --data DIR --lr 1e-6 --matrix-lr 0 --prompts 64 \\
+        --max-new-tokens 4096 --micro-groups 1 --steps 164 --out out/virl
+
+The algorithm is GRPO (arXiv 2402.03300 eq. 3) with the global token mean and clip-higher of DAPO (arXiv 2503.14476),
+dual clip (arXiv 1912.09729) and, by default, advantages that keep execution and visual similarity apart. No KL term
+and no reference model, as in VinciCoder's released configuration.
+
+Left out here: refilling dropped groups, a reference model, rollouts balanced between ranks.
+
+Reads DIR/*.parquet; writes OUT (a Hugging Face directory), OUT/run.json, OUT/metrics.jsonl, OUT/rollouts/step_N.jsonl,
+OUT/samples/step_N.png (targets above renders) and OUT/state.
+
+Shapes: P prompts of this rank, G group, R = P * G rollouts, N answer tokens.
+"""
+import argparse
+import json
+import math
+import os
+import signal
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import data
+import policy as P
+from generate import generate, rollout_seed
+from render import Renderer
+from reward import extract_code, features, score
+
+# ------------------------------------------------------------------------------------------------------------ arguments
+parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+parser.add_argument("--model", default="out/sft", help="model directory or hub id to start from")
+parser.add_argument("--data", default="out/data/rl", help="directory of parquet files with target images; code is not read")
+parser.add_argument("--out", default="out/virl", help="directory to write")
+parser.add_argument("--steps", type=int, default=150, help="rollout phases")
+parser.add_argument("--max-seconds", type=float, default=0, help="stop after this much training time (0: by steps)")
+parser.add_argument("--prompts", type=int, default=16, help="prompts per step over all processes")
+parser.add_argument("--group", type=int, default=8, help="rollouts per prompt (G)")
+parser.add_argument("--max-new-tokens", type=int, default=96, help="tokens per answer at most")
+parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature; training scores at the same")
+parser.add_argument("--slots", type=int, default=128, help="rollouts decoded together on one process")
+parser.add_argument("--updates", type=int, default=1, help="optimizer steps per rollout phase")
+parser.add_argument("--micro-groups", type=int, default=8, help="groups per forward and backward on one process")
+parser.add_argument("--advantage", default="decoupled", choices=("decoupled", "paper"), help="how rewards become advantages")
+parser.add_argument("--clip-low", type=float, default=0.2, help="lower clip of the probability ratio")
+parser.add_argument("--clip-high", type=float, default=0.28, help="upper clip of the probability ratio")
+parser.add_argument("--overlong", type=int, default=16, help="tokens before the limit over which the length penalty rises to 0.5")
+parser.add_argument("--lr", type=float, default=3e-4, help="AdamW learning rate")
+parser.add_argument("--matrix-lr", type=float, default=0.0, help="Muon learning rate of the inner matrices (0: AdamW for all)")
+parser.add_argument("--weight-decay", type=float, default=0.0, help="decoupled weight decay of the inner matrices")
+parser.add_argument("--warmup", type=int, default=5, help="steps of linear warm-up")
+parser.add_argument("--decay", type=float, default=0.3, help="last fraction of the run with linear decay to zero")
+parser.add_argument("--clip", type=float, default=1.0, help="gradient norm limit")
+parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="type of the training pass's matrix products")
+parser.add_argument("--render-workers", type=int, default=0, help="renderer workers of this process (0: cores / processes)")
+parser.add_argument("--render-timeout", type=float, default=10.0, help="seconds per program")
+parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
+parser.add_argument("--save-every", type=int, default=50, help="steps between resumable states")
+parser.add_argument("--sample-every", type=int, default=25, help="steps between pictures in OUT/samples")
+parser.add_argument("--seed", type=int, default=0, help="seed of the data order and of every rollout")
+parser.add_argument("--resume", action="store_true", help="go on from the newest state in OUT")
+
+MIN_SPREAD = 1e-3  # a group whose rewards differ by less carries no signal: dropped and counted
+TIS_CAP = 2.0  # cap of the importance weight between sampler and trainer (truncated importance sampling)
+DUAL_CLIP = 3.0  # arXiv 1912.09729, as in VinciCoder's released configuration
+
+
+# ------------------------------------------------------------------------------------------------------- the algorithm
+
+def group_advantages(reward, execution, visual, kind):
+    """Advantages of groups of rollouts. reward, execution, visual: float arrays [P, G], NaN where our renderer failed.
+
+    Returns (advantage [P, G], kept bool [P]); failures of the infrastructure and dropped groups get advantage 0.
+    paper: (r - mean) / (std + 1e-6), GRPO's outcome supervision (arXiv 2402.03300, section 4.1.2).
+    decoupled: 2 (e - mean e) + 1[e = 1] (v - mean_E v) / max(std_E v, 0.05), clipped to [-3, 3], with E the rollouts
+    that executed. In `paper` one failure among seven good renders swallows their visual differences 30-fold.
+    """
+    valid = np.isfinite(reward)  # [P, G]
+    advantage = np.zeros(reward.shape)
+    kept = np.zeros(len(reward), dtype=bool)
+    for p in range(len(reward)):
+        ok = valid[p]
+        r, e, v = reward[p, ok], execution[p, ok], visual[p, ok]
+        if len(r) < 2 or r.max() - r.min() <= MIN_SPREAD:
+            continue
+        kept[p] = True
+        if kind == "paper":
+            advantage[p, ok] = (r - r.mean()) / (r.std(ddof=1) + 1e-6)
+            continue
+        a, ran = 2 * (e - e.mean()), e > 0
+        if ran.sum() >= 2:
+            a[ran] += (v[ran] - v[ran].mean()) / max(v[ran].std(ddof=1), 0.05)
+        advantage[p, ok] = np.clip(a, -3, 3)
+    return advantage, kept
+
+
+def policy_loss(logp, old, rollout_logp, advantage, clip_low, clip_high):
+    """Summed loss of tokens, all [N]: log-probabilities now, before this phase's updates, while sampling; advantage.
+
+    Clipped objective of GRPO eq. 3 (arXiv 2402.03300) with asymmetric clip and dual clip, weighted by the capped
+    sampler-to-trainer ratio. Returns (loss sum, share of clipped tokens, weight mean).
+    """
+    weight = (old - rollout_logp).exp().clamp(max=TIS_CAP)  # [N]
+    ratio = (logp - old).exp()  # [N]; exactly 1 at the first update
+    surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage)
+    surrogate = torch.where(advantage < 0, torch.maximum(surrogate, DUAL_CLIP * advantage), surrogate)
+    clipped = ((ratio > 1 + clip_high) & (advantage > 0)) | ((ratio < 1 - clip_low) & (advantage < 0))
+    return -(weight * surrogate).sum(), clipped.float().mean().item(), weight.mean().item()
+
+
+def overlong_penalty(length, limit, buffer):
+    """Soft length penalty (DAPO eq. 13): 0 up to limit - buffer tokens, rising linearly to 0.5 at the limit."""
+    return 0.5 * min(1.0, max(0.0, (length - (limit - buffer)) / max(1, buffer)))
+
+
+def prompt_batch(n, prompts, seed, step):
+    """Indices of the prompts of a step: consecutive windows of the epoch orders, a pure function of its arguments."""
+    picked = []
+    for k in range(step * prompts, (step + 1) * prompts):
+        picked.append(data.epoch_order(n, seed, k // n)[k % n])
+    return picked
+
+
+def judge(samples, groups, futures, target_features, args):
+    """Score rollouts. groups: P lists of G Rollout; futures: {(p, g): Future[Render]} of those with code.
+
+    Returns (parts: P lists of G dicts with `reward` after the length penalty, renders of the same layout).
+    """
+    parts, renders, known = [], [], {}
+    for p, rollouts in enumerate(groups):
+        target = np.asarray(data.open_image(samples[p]))  # [H, W, 3]
+        rows, pictures = [], []
+        for g, rollout in enumerate(rollouts):
+            render = futures[p, g].result() if (p, g) in futures else None
+            key = (p, rollout.text)  # a trained policy repeats itself: equal answers of a group are scored once
+            if key not in known:
+                known[key] = score(target, render, rollout.text, samples[p].language, target_features=target_features[p])
+            row = dict(known[key])
+            row["overlong"] = overlong_penalty(len(rollout.token_ids), args.max_new_tokens, args.overlong)
+            row["reward"] -= row["overlong"]
+            row["status"], row["message"] = (render.status, render.message) if render else ("no code", "no single fenced block")
+            rows.append(row)
+            pictures.append(render.image if render else None)
+        parts.append(rows)
+        renders.append(pictures)
+    return parts, renders
+
+
+def picture(samples, renders, path, columns=12):
+    """PNG: the first targets in the upper row, one render of each below (grey where there is none)."""
+    from PIL import Image
+    side = 96
+    sheet = Image.new("RGB", (columns * (side + 4), 2 * (side + 4)), "white")
+    for k, (sample, row) in enumerate(list(zip(samples, renders))[:columns]):
+        drawn = Image.fromarray(row[0]) if row[0] is not None else Image.new("RGB", (side, side), "#bbbbbb")
+        for y, image in enumerate((data.open_image(sample), drawn)):
+            image.thumbnail((side, side))
+            sheet.paste(image, (k * (side + 4), y * (side + 4)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+def main():
+    args = parser.parse_args()
+    device = P.init_distributed()
+    rank, world = P.world()
+    main_rank = rank == 0
+    if args.group < 2 or args.prompts < world:
+        raise SystemExit(f"error: --group must be at least 2 and --prompts at least the number of processes ({world}).")
+    out = Path(args.out)
+    policy = P.load_policy(args.model, device)
+    if main_rank:
+        (out / "rollouts").mkdir(parents=True, exist_ok=True)
+        (out / "run.json").write_text(json.dumps(vars(args), indent=1))
+        print("arguments: " + " ".join(f"{k}={v}" for k, v in vars(args).items()), f"| {world} process(es) on {device.type}")
+    P.barrier()
+
+    # ------------------------------------------------------------------------------------------- model, optimizer, data
+    P.shard(policy)
+    optimizers = P.build_optimizers(policy, args.lr, args.matrix_lr, args.weight_decay)
+    base_lr = [[g["lr"] for g in o.param_groups] for o in optimizers]
+    samples = data.read_samples(args.data)
+    total = len(samples)
+    samples = [s for s in samples if policy.count_tokens(s.prompt, "", s.width, s.height) + args.max_new_tokens <= policy.context]
+    if main_rank:
+        print(f"{total} prompts: {len(samples)} used, {total - len(samples)} set aside because prompt and answer exceed "
+              f"the context of {policy.context} tokens")
+    if not samples:
+        raise SystemExit(f"error: no prompt of {args.data} leaves room for {args.max_new_tokens} new tokens.")
+    step, elapsed, skipped = 0, 0.0, 0
+    if args.resume:
+        extra = P.load_state(out, policy, optimizers)
+        step, elapsed, skipped = extra["step"], extra["elapsed"], extra["skipped"]
+    if main_rank:
+        P.trim_metrics(out / "metrics.jsonl", step)
+    stop = []
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda number, frame: stop.append(number))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    workers = args.render_workers or max(1, (os.cpu_count() or 1) // local)
+    bar = tqdm(total=args.steps, initial=step, desc="virl", unit="step", disable=not main_rank, mininterval=1)
+    bad_in_a_row = 0
+    with Renderer(workers=workers, timeout=args.render_timeout, unsafe=args.unsafe_render, cache=20000) as renderer:
+        while step < args.steps and not (args.max_seconds and elapsed >= args.max_seconds):
+            t0 = time.perf_counter()
+            progress = P.all_sum(elapsed / args.max_seconds if args.max_seconds else step / args.steps, device) / world
+            scale = min(1, (step + 1) / max(1, args.warmup)) * min(1, (1 - progress) / max(args.decay, 1e-9))
+            for optimizer, lrs in zip(optimizers, base_lr):
+                for group, lr in zip(optimizer.param_groups, lrs):
+                    group["lr"] = lr * scale
+
+            # --- rollout: programs are rendered while other rows still decode ------------------------------------------
+            batch = [samples[i] for i in prompt_batch(len(samples), args.prompts, args.seed, step)][rank::world]  # P
+            prompts = [policy.encode(s.prompt, data.open_image(s)) for s in batch]
+            seeds = [[rollout_seed(args.seed, step, s.id, g) for g in range(args.group)] for s in batch]
+            futures = {}
+
+            def on_finish(rollout):
+                s = batch[rollout.example]
+                code, _ = extract_code(rollout.text, s.language)
+                if code is not None:
+                    futures[rollout.example, rollout.sample] = renderer.submit(s.language, code, (s.width, s.height))
+
+            policy.dtype = torch.float32 if device.type == "cpu" else getattr(torch, args.dtype)
+            groups = generate(policy, prompts, args.group, args.max_new_tokens, args.temperature, seeds, args.slots, on_finish)
+            t1 = time.perf_counter()
+
+            # --- render and reward ---------------------------------------------------------------------------------------
+            targets = [features(np.asarray(data.open_image(s))) for s in batch]
+            parts, renders = judge(batch, groups, futures, targets, args)
+            t2 = time.perf_counter()
+            table = {k: np.array([[row[k] for row in rows] for rows in parts], dtype=float)
+                     for k in ("reward", "execution", "visual")}  # each [P, G]
+            advantage, kept = group_advantages(table["reward"], table["execution"], table["visual"], args.advantage)
+
+            # --- update: every kept token weighs the same, whatever rank, micro-batch or answer it stands in --------------
+            policy.train()
+            policy.dtype = getattr(torch, args.dtype)
+            order = sorted(np.flatnonzero(kept), key=lambda p: max(len(r.token_ids) for r in groups[p]))
+            share = math.ceil(len(order) / args.updates)
+            stats = []
+            old_logp = {}
+            micro = lambda ps: [order_ps for order_ps in (ps[i:i + args.micro_groups] for i in range(0, len(ps), args.micro_groups))]
+
+            def logprobs_of(ps):
+                """Log-probabilities and entropies [N] of all rollouts of the groups ps; the vision tower runs once a group."""
+                rows = [prompts[p].extend(r.token_ids) for p in ps for r in groups[p]]
+                return policy(rows, images=[p for p in ps for _ in groups[p]])
+
+            chunks = [micro(order[u::args.updates]) for u in range(args.updates)]
+            if args.updates > 1:
+                with torch.no_grad():
+                    for ps in (ps for chunk in chunks for ps in chunk):
+                        old_logp[tuple(ps)] = logprobs_of(ps)[0]
+            for chunk in chunks:
+                n_tokens = P.all_sum(sum(len(r.token_ids) for ps in chunk for p in ps for r in groups[p]), device)
+                if n_tokens == 0:
+                    continue
+                rounds = int(P.all_max(len(chunk), device))
+                loss_sum = 0.0
+                for k in range(rounds):
+                    if k >= len(chunk):  # this rank has nothing left, but FSDP2's collectives need every rank
+                        dummy = policy([prompts[0].extend([policy.eos_id])])[0]
+                        (dummy.sum() * 0).backward()
+                        continue
+                    logp, entropy = logprobs_of(chunk[k])  # [N], [N]
+                    flat = [(r, advantage[p, g]) for p in chunk[k] for g, r in enumerate(groups[p])]
+                    lengths = torch.tensor([len(r.token_ids) for r, _ in flat])
+                    a = torch.tensor([x for _, x in flat], dtype=torch.float32).repeat_interleave(lengths).to(device)  # [N]
+                    sampled = torch.tensor([x for r, _ in flat for x in r.logprobs], device=device)  # [N]
+                    old = old_logp.get(tuple(chunk[k]), logp.detach())
+                    loss, clipped, weight = policy_loss(logp, old, sampled, a, args.clip_low, args.clip_high)
+                    # Global token mean (DAPO eq. 8): divisor over all ranks; FSDP2 averages over ranks, hence `world`.
+                    (loss * world / n_tokens).backward()
+                    loss_sum += loss.item()
+                    stats.append((entropy.mean().item(), clipped, weight, (old - sampled).abs().mean().item()))
+                norm = P.clip_gradients(policy, args.clip)
+                loss = P.all_sum(loss_sum, device) / n_tokens
+                if math.isfinite(norm) and math.isfinite(loss):
+                    for optimizer in optimizers:
+                        optimizer.step()
+                    bad_in_a_row = 0
+                else:
+                    skipped, bad_in_a_row = skipped + 1, bad_in_a_row + 1
+                    with open(out / "nonfinite.jsonl", "a") as f:
+                        f.write(json.dumps({"step": step, "rank": rank, "ids": [s.id for s in batch]}) + "\n")
+                for optimizer in optimizers:
+                    optimizer.zero_grad(set_to_none=True)
+            t3 = time.perf_counter()
+            step += 1
+            elapsed += t3 - t0
+            record = step_record(step, parts, groups, kept, advantage, stats, device)
+            record.update(loss=loss if stats else None, grad_norm=norm if stats else None, skipped=skipped,
+                          lr=optimizers[0].param_groups[0]["lr"], seconds=elapsed, seconds_rollout=t1 - t0,
+                          seconds_reward_wait=t2 - t1, seconds_update=t3 - t2, confinement=renderer.confinement)
+            write_rollouts(out / "rollouts" / f"step_{step}{'' if world == 1 else f'.rank{rank}'}.jsonl", batch, groups, parts, advantage)
+            if main_rank:
+                with open(out / "metrics.jsonl", "a") as f:
+                    f.write(json.dumps(record) + "\n")
+                if step % args.sample_every == 0 or step == 1:
+                    picture(batch, renders, out / "samples" / f"step_{step}.png")
+                bar.set_postfix(reward=f"{record['reward']:.3f}", run=f"{record['execution']:.2f}", kept=f"{record['kept']:.2f}", refresh=False)
+                bar.update()
+            if bad_in_a_row >= 3:
+                P.save_state(out, step, policy, optimizers, {"elapsed": elapsed, "skipped": skipped})
+                raise SystemExit(f"error: loss or gradient was not finite 3 times in a row; prompts in {out}/nonfinite.jsonl, "
+                                 f"state saved. Lower --lr, then --resume.")
+            interrupted = P.all_max(len(stop), device) > 0  # ranks leave together
+            if interrupted or step % args.save_every == 0:
+                P.save_state(out, step, policy, optimizers, {"elapsed": elapsed, "skipped": skipped})
+            if interrupted:
+                bar.close()
+                if main_rank:
+                    print(f"interrupted: state of step {step} saved in {out}/state; the same command with --resume goes on.")
+                P.finish()
+                return
+    bar.close()
+    P.save_policy(policy, out)
+    if main_rank:
+        print(f"wrote {out}: {step} steps in {elapsed:.0f} s, {skipped} updates skipped for non-finite values")
+    P.finish()
+
+
+def step_record(step, parts, groups, kept, advantage, stats, device):
+    """Metrics of one step, summed over ranks; the keys are explained in README ("Metrics")."""
+    rows = [row for group in parts for row in group]
+    rollouts = [r for group in groups for r in group]
+    finite = [row for row in rows if math.isfinite(row["reward"])]
+    sums = {k: sum(row[k] for row in finite) for k in ("reward", "execution", "visual", "coarse", "fine", "format", "overlong")}
+    sums.update(n=len(finite), rollouts=len(rows), infra=len(rows) - len(finite), groups=len(parts), kept_groups=int(kept.sum()),
+                spread=sum(float(np.nanmax(g) - np.nanmin(g)) for g in ([row["reward"] for row in group] for group in parts)
+                           if np.isfinite(g).any()),
+                length=sum(len(r.token_ids) for r in rollouts), truncated=sum(r.finish == "length" for r in rollouts),
+                advantage=float(np.abs(advantage).sum()), timeout=sum(row["status"] == "timeout" for row in rows))
+    sums = {k: P.all_sum(v, device) for k, v in sums.items()}
+    n, count = max(1, sums["n"]), sums["rollouts"]
+    record = {"step": step, **{k: sums[k] / n for k in ("reward", "execution", "visual", "coarse", "fine", "format", "overlong")},
+              "spread": sums["spread"] / sums["groups"], "kept": sums["kept_groups"] / sums["groups"], "infra": int(sums["infra"]),
+              "timeout": int(sums["timeout"]), "length": sums["length"] / count, "truncated": sums["truncated"] / count,
+              "advantage_abs": sums["advantage"] / count}
+    if stats:
+        entropy, clipped, weight, gap = np.mean(stats, axis=0)
+        record.update(entropy=entropy, clipped=clipped, importance_weight=weight, logprob_gap=gap)
+    return record
+
+
+def write_rollouts(path, batch, groups, parts, advantage):
+    """One JSON object per rollout: prompt id, response, reward parts, status, advantage."""
+    with open(path, "w") as f:
+        for p, sample in enumerate(batch):
+            for g, rollout in enumerate(groups[p]):
+                row = {k: v for k, v in parts[p][g].items() if isinstance(v, (int, float, str))}
+                f.write(json.dumps({"id": sample.id, "sample": g, "response": rollout.text, "finish": rollout.finish,
+                                    "tokens": len(rollout.token_ids), "advantage": float(advantage[p, g]), **row}) + "\n")
+
+
+if __name__ == "__main__":
+    P.run(main)

@@ -258,6 +258,8 @@ def load_policy(path, device="cpu"):
     Raises SystemExit with one line when it is missing, incomplete or of another class.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+    from transformers.utils import logging
+    logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as e:
@@ -283,8 +285,10 @@ def save_policy(policy, out):
 
     Collective: every rank calls it, rank 0 writes.
     """
-    state = {k.removeprefix("model.", ): (v.full_tensor() if hasattr(v, "full_tensor") else v).cpu()
+    state = {k.removeprefix("model."): (v.full_tensor() if hasattr(v, "full_tensor") else v).cpu()
              for k, v in policy.state_dict().items()}
+    if policy.model.config.tie_word_embeddings:
+        del state["lm_head.weight"]  # the hub's files of tied models do not name it either
     if is_main():
         temporary = Path(out).with_name(Path(out).name + ".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -332,7 +336,7 @@ def save_state(out, step, policy, optimizers, extra, keep=2):
         temporary.mkdir(parents=True)
     barrier()
     model, optimizer = get_state_dict(policy, optimizers)
-    dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=temporary)
+    dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=temporary, no_dist=not dist.is_initialized())
     if is_main():
         (temporary / "extra.json").write_text(json.dumps({**extra, "step": step}))
         shutil.rmtree(final, ignore_errors=True)
@@ -357,7 +361,7 @@ def load_state(out, policy, optimizers):
     path = Path(out) / "state" / f"step_{steps[-1]}"
     model, optimizer = get_state_dict(policy, optimizers)
     state = {"model": model, "optimizer": optimizer}
-    dcp.load(state, checkpoint_id=path)
+    dcp.load(state, checkpoint_id=path, no_dist=not dist.is_initialized())
     set_state_dict(policy, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
     return json.loads((path / "extra.json").read_text())
 

@@ -1,0 +1,160 @@
+"""policy.py: the encoded sample, logprobs, saving and loading."""
+import data
+import pytest
+import torch
+
+import policy as P
+
+
+def gradient(policy):
+    return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+
+
+def encode(policy, samples):
+    return [policy.encode(s.prompt, data.open_image(s), s.answer) for s in samples]
+
+
+def test_prompt_is_prefix_and_answer_ends_with_stop(loaded, samples):
+    for s in samples[:6]:
+        full, prompt = loaded.encode(s.prompt, data.open_image(s), s.answer), loaded.encode(s.prompt, data.open_image(s))
+        n = prompt.prompt_length
+        assert torch.equal(full.input_ids[:n], prompt.input_ids) and full.prompt_length == n == len(prompt.input_ids)
+        assert full.input_ids[-1] == loaded.eos_id
+        assert loaded.tokenizer.decode(full.input_ids[n:-1]) == s.answer
+        grown = prompt.extend(full.input_ids[n:].tolist())
+        assert torch.equal(grown.input_ids, full.input_ids) and torch.equal(grown.position_ids, full.position_ids)
+
+
+def test_logprobs_equal_the_stock_model(loaded, samples):
+    """Against transformers' own forward with its own position computation and attention: 1e-5."""
+    stock = loaded.model
+    for e in encode(loaded, samples[:4]):
+        ours, entropy = loaded([e])
+        is_image = (e.input_ids == stock.config.image_token_id).int()[None]
+        stock.model.visual.config._attn_implementation = "eager"
+        logits = stock(input_ids=e.input_ids[None], pixel_values=e.pixel_values, image_grid_thw=e.image_grid_thw,
+                       mm_token_type_ids=is_image, use_cache=False).logits[0].float()
+        stock.model.visual.config._attn_implementation = "vision_flash_per_image"
+        logp = logits.masked_fill(loaded.banned, float("-inf")).log_softmax(-1)[e.prompt_length - 1:-1]  # [N, V]
+        torch.testing.assert_close(ours, logp.gather(1, e.input_ids[e.prompt_length:, None])[:, 0], atol=1e-5, rtol=1e-5)
+        p = logp.exp()
+        torch.testing.assert_close(entropy, -(p * logp.masked_fill(loaded.banned, 0)).sum(-1), atol=1e-5, rtol=1e-4)
+
+
+def test_padding_and_micro_batches_do_not_change_gradients(loaded, samples):
+    examples = encode(loaded, samples[:8])
+    references = None
+    for size in (1, 3, 8):
+        loaded.zero_grad()
+        for i in range(0, 8, size):
+            loaded(examples[i:i + size])[0].sum().backward()
+        g = gradient(loaded)
+        references = g if references is None else references
+        assert (g - references).norm() / references.norm() < 1e-5
+
+
+def test_shared_image_equals_repeated_image(loaded, samples):
+    """Rows of one GRPO group share one pass of the vision tower: same logprobs, same gradients."""
+    prompts = [loaded.encode(s.prompt, data.open_image(s)) for s in samples[:2]]
+    rows = [prompts[p].extend([20 + p, 90, 40 + k, loaded.eos_id]) for p in (0, 1) for k in range(3)]
+    once, _ = loaded(rows, images=[4, 4, 4, 9, 9, 9])
+    once.sum().backward()
+    g = gradient(loaded)
+    loaded.zero_grad()
+    apart, _ = loaded(rows)
+    apart.sum().backward()
+    torch.testing.assert_close(once, apart, atol=1e-5, rtol=1e-5)
+    assert (g - gradient(loaded)).norm() / g.norm() < 1e-5
+
+
+def test_images_of_different_size_in_one_batch(loaded, samples):
+    """image_attention's loop (unequal sizes) equals one forward per image."""
+    examples = []
+    for i, s in enumerate(samples[:3]):
+        examples.append(loaded.encode(s.prompt, data.open_image(s).resize((64, 64) if i else (96, 48)), s.answer))
+    assert len({tuple(e.image_grid_thw[0].tolist()) for e in examples}) == 2
+    together, _ = loaded(examples)
+    torch.testing.assert_close(together, torch.cat([loaded([e])[0] for e in examples]), atol=1e-5, rtol=1e-5)
+
+
+def test_chunked_logprobs_equal_dense_and_never_build_all_logits():
+    """Values, gradients, and the largest logits tensor alive: chunk x V, not N x V."""
+    torch.manual_seed(0)
+    N, D, V, chunk = 512, 16, 3000, 64
+    head, banned = torch.nn.Linear(D, V, bias=False), torch.zeros(V, dtype=torch.bool)
+    banned[-5:] = True
+    hidden, targets = torch.randn(N, D, requires_grad=True), torch.randint(0, V - 5, (N,))
+    rows = []
+    head.register_forward_hook(lambda m, i, o: rows.append(o.shape[0]))
+    ours, entropy = P.token_logprobs(hidden, head, targets, banned, chunk=chunk)
+    (ours * torch.arange(N)).sum().backward()
+    g_hidden, g_head = hidden.grad.clone(), head.weight.grad.clone()
+    assert max(rows) == chunk and len(rows) == 2 * N // chunk  # forward, and once more in backward
+    hidden.grad = head.weight.grad = None
+    logp = head(hidden).masked_fill(banned, float("-inf")).log_softmax(-1)
+    dense = logp.gather(1, targets[:, None])[:, 0]
+    (dense * torch.arange(N)).sum().backward()
+    torch.testing.assert_close(ours, dense)
+    torch.testing.assert_close(g_hidden, hidden.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(g_head, head.weight.grad, atol=1e-3, rtol=1e-4)
+
+
+def test_saved_directory_loads_in_transformers_with_hub_names(loaded, samples, tmp_path):
+    from safetensors import safe_open
+    from transformers import AutoModelForImageTextToText
+    P.save_policy(loaded, tmp_path / "saved")
+    e = encode(loaded, samples[:1])[0]
+    stock = AutoModelForImageTextToText.from_pretrained(tmp_path / "saved")
+    again = P.load_policy(tmp_path / "saved")
+    assert torch.equal(loaded([e])[0], again([e])[0])
+    assert type(stock).__name__ == "Qwen3VLForConditionalGeneration"
+    keys = safe_open(tmp_path / "saved" / "model.safetensors", "pt").keys()
+    assert all(k.startswith(("model.visual.", "model.language_model.")) for k in keys)  # tied: no lm_head
+    assert stock.generation_config.eos_token_id == loaded.eos_id
+
+
+def test_qwen2_5_vl_is_supported(tmp_path, tiny, samples):
+    """A random Qwen2.5-VL beside the tokenizer and image processor of the tiny model."""
+    import shutil
+
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    config = P.load_policy(tiny).model.config
+    ids = {k: getattr(config, k) for k in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")}
+    shutil.copytree(tiny, tmp_path / "q25")
+    Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(
+        text_config=dict(vocab_size=config.text_config.vocab_size, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+                         rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[4, 2, 2])),
+        vision_config=dict(depth=2, hidden_size=32, intermediate_size=64, num_heads=2, patch_size=16, spatial_merge_size=1,
+                           temporal_patch_size=2, out_hidden_size=64, window_size=64, fullatt_block_indexes=[1]),
+        tie_word_embeddings=False, **ids)).save_pretrained(tmp_path / "q25")
+    policy = P.load_policy(tmp_path / "q25")
+    examples = encode(policy, samples[:2])
+    torch.testing.assert_close(policy(examples)[0], torch.cat([policy([e])[0] for e in examples]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("content, words", [(None, "no model at"), ('{"model_type": "bert"}', "supported are"), ("{}", "no model at"),
+                                            ('{"model_type": "qwen3_vl"}', "does not load")])
+def test_bad_model_directories_end_in_one_line(tmp_path, content, words):
+    if content:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(SystemExit) as e:
+        P.load_policy(tmp_path if content else tmp_path / "absent")
+    assert words in str(e.value) and "\n" not in str(e.value)
+
+
+def test_prompt_beyond_the_context_is_refused(loaded, samples):
+    loaded.context = 50
+    with pytest.raises(ValueError, match="context"):
+        loaded.encode("word " * 100, data.open_image(samples[0]))
+
+
+def test_states_keep_the_newest_and_ignore_unfinished(loaded, tmp_path):
+    optimizers = P.build_optimizers(loaded, 1e-3, 1e-2)
+    for step in (1, 2, 3):
+        P.save_state(tmp_path, step, loaded, optimizers, {"elapsed": step})
+    (tmp_path / "state" / "step_9.tmp").mkdir()
+    assert P.saved_steps(tmp_path) == [2, 3]
+    assert P.load_state(tmp_path, loaded, optimizers) == {"elapsed": 3, "step": 3}
+    with pytest.raises(SystemExit, match="nothing to resume"):
+        P.load_state(tmp_path / "absent", loaded, optimizers)

@@ -182,7 +182,7 @@ def scene_code(language, scene):
         box = f"0, {n + 1}, 0, 9" if kind == "bar" else f"0, 9, 0, {n + 1}"
         return ("import matplotlib.pyplot as plt\nplt.figure(figsize=(0.64, 0.64))\n"
                 f"plt.{kind}([{', '.join(str(i + 1) for i in range(n))}], [{values}], "
-                f"color=[{', '.join(repr(c) for _, c in bars)}])\nplt.axis([{box}])\nplt.savefig('chart.png')")
+                f"color=[{', '.join(repr(c) for _, c in bars)}])\nplt.axis([{box}])\nplt.axis('off')\nplt.savefig('chart.png')")
     lines = []
     for kind, x, y, w, h, colour in scene:
         if language == "html":
@@ -228,7 +228,7 @@ def break_code(rng, language, code):
     damage = rng.choice({
         "svg": (("/>", ">"), ("</svg>", ""), ('fill="', "fill="), ("<svg ", "<svg")),
         "html": (('style="position', 'styl="position'), ("position:absolute;", ""), ("</div>", ""), ("<div ", "<dv ")),
-        "python": (("])\n", ")\n"), ("plt.axis", "plt.axes_"), ("color=[", "colour=["), ("as plt", "as pl")),
+        "python": (("])\n", ")\n"), ("plt.axis(", "plt.axes_("), ("color=[", "colour=["), ("as plt", "as pl")),
     }[language])
     return code.replace(*damage, 1)
 

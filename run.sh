@@ -85,7 +85,7 @@ python_setup() {
       > .venv/torch.log 2>&1 || echo "PyTorch's CPU index cannot be reached: taking $torch from the default index"
   fi
   echo "installing requirements.txt into .venv"
-  .venv/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt
+  .venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.txt
   echo "$stamp" > .venv/ready
 }
 

@@ -1,0 +1,137 @@
+"""data.py: the embedded samples, reading, importing, splitting."""
+import io
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, drawn_samples
+from PIL import Image
+
+import data
+import render
+
+REAL = ROOT.parent / "shared" / "real" / "dev.parquet"
+
+
+def command(*args):
+    return subprocess.run([sys.executable, "data.py", *map(str, args)], cwd=ROOT, capture_output=True, text=True)
+
+
+def write_released(path, rows):
+    """A parquet file with the released schema only."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def released(language="svg", code="<svg/>", image=None, seed=0):
+    image = data.png(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)) if image is None else image
+    return {"user_content": f"Write {language} code.", "assistant_content": f"```{language}\n{code}\n```", "image": image}
+
+
+def test_write_and_read_back(tmp_path, samples):
+    data.write_samples(samples, tmp_path / "x.parquet")
+    assert data.read_samples(tmp_path) == samples == data.read_samples(tmp_path / "x.parquet")
+    import pyarrow.parquet as pq
+    assert pq.ParquetFile(tmp_path / "x.parquet").schema_arrow.names[:3] == ["user_content", "assistant_content", "image"]
+
+
+def test_scenes_differ_and_jitter_stays_on_the_canvas():
+    rng = random.Random(0)
+    for language in data.INSTRUCTIONS:
+        codes = {data.scene_code(language, data.draw_scene(rng, language, *data.LABELLED[language])) for _ in range(300)}
+        assert len(codes) > 250
+    for _ in range(500):
+        scene = data.draw_scene(rng, "svg", 1, 3)
+        for kind, x, y, w, h, colour in data.jitter(rng, "svg", scene, 0.5, 0.5):
+            assert 0 <= x <= 64 - w and 0 <= y <= 64 - h and 12 <= w <= 32 and 12 <= h <= 32 and colour in data.COLOURS
+
+
+@pytest.mark.skipif(render.available()["svg"] is not None, reason="no SVG renderer")
+def test_synth_splits(tmp_path):
+    """Held-out images occur nowhere else, targets carry no code, the labels are as imperfect as stated."""
+    data.synth(tmp_path, labelled=300, targets=60, test=40, languages=("svg",), seed=3)
+    splits = {name: data.read_samples(tmp_path / name) for name in ("sft", "rl", "test")}
+    held_out = {s.image for s in splits["test"]}
+    assert not held_out & {s.image for s in splits["sft"] + splits["rl"]}
+    assert not any(s.answer for s in splits["rl"]) and all(s.answer for s in splits["sft"] + splits["test"])
+    assert {s.source for s in splits["test"]} == {"synth/labelled", "synth/target-only"}
+    assert all(Image.open(io.BytesIO(s.image)).size == (64, 64) == (s.width, s.height) for s in splits["sft"])
+    ids = [s.id for split in splits.values() for s in split]
+    assert len(set(ids)) == len(ids)
+    again = tmp_path / "again"
+    data.synth(again, labelled=300, targets=60, test=40, languages=("svg",), seed=3)
+    assert data.read_samples(again / "sft") == splits["sft"]
+    with render.Renderer(workers=1) as renderer:
+        jobs = [("svg", s.answer[7:-4], (64, 64)) for s in splits["sft"]]
+        renders = renderer.render_many(jobs)
+    working = np.mean([r.status == "ok" for r in renders])
+    exact = np.mean([r.status == "ok" and data.png(r.image) == s.image for r, s in zip(renders, splits["sft"])])
+    assert 0.85 < working < 0.95  # --broken 0.1
+    assert 0.2 < exact < 0.75  # --label-jitter 0.2 on two to ten numbers a label
+
+
+def test_import_counts_every_row(tmp_path):
+    """Good rows split by image, each bad row rejected with its reason, nothing lost."""
+    rows = [released(seed=i) for i in range(60)]
+    rows += [released(language="cobol", seed=100), {**released(seed=101), "assistant_content": "no fence", "user_content": "svg code"},
+             released(image=b"not a picture"), {**released(seed=102), "user_content": " "}, released(image=b"")]
+    write_released(tmp_path / "in.parquet", rows)
+    result = command("import", tmp_path / "in.parquet", "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    rejects = [json.loads(line) for line in open(tmp_path / "out" / "rejects.jsonl")]
+    reasons = sorted(r["reason"] for r in rejects)
+    assert reasons == ["answer without one ```svg fence", "empty instruction", "no image", "unknown language", "unreadable image"]
+    assert sum(len(data.read_samples(tmp_path / "out" / s)) for s in ("sft", "rl", "test")) == 60
+    assert "rejected 5" in result.stdout
+
+
+@pytest.mark.parametrize("prompt, answer, language", [
+    ("Turn the chart into code", "```python\nx\n```", "python"), ("Write svg code", "```tikz\nx\n```", "latex"),
+    ("HTML please", "x", "html"), ("Use matplotlib", "x", "python"), ("my svgs", "x", ""), ("draw", "```\nx\n```", "")])
+def test_language_is_inferred_from_fence_then_whole_words(prompt, answer, language):
+    assert data.infer_language(data.Sample(prompt, answer, b"")) == language
+
+
+def test_refinement_prompt_holds_its_own_fence_without_confusing_the_answer():
+    prompt = data.REFINE.format(name="SVG", language="svg", code="<svg/>")
+    assert data.infer_language(data.Sample(prompt, "```html\nx\n```", b"")) == "html"
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda p: None, "does not exist"), (lambda p: p.mkdir(), "holds no .parquet"),
+    (lambda p: p.write_bytes(b"junk"), "not a readable parquet"),
+    (lambda p: write_released(p, [{"prompt": "x", "image": b"y"}]), "has no column user_content, assistant_content")])
+def test_bad_input_is_one_line(tmp_path, make, words):
+    make(tmp_path / "in.parquet")
+    result = command("stats", tmp_path / "in.parquet")
+    assert result.returncode != 0 and words in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+def test_view_shows_code_as_text_only(tmp_path):
+    sample = drawn_samples(1)[0]
+    sample.answer = "```html\n<script>alert(1)</script>\n```"
+    data.write_samples([sample], tmp_path / "x.parquet")
+    data.view(tmp_path, tmp_path / "view.html")
+    page = (tmp_path / "view.html").read_text()
+    assert "<script>" not in page and "&lt;script&gt;" in page
+
+
+def test_epoch_order_is_a_permutation_that_changes_with_epoch_and_seed():
+    a = data.epoch_order(100, 0, 0)
+    assert sorted(a) == list(range(100)) and a == data.epoch_order(100, 0, 0)
+    assert a != data.epoch_order(100, 0, 1) and a != data.epoch_order(100, 1, 0)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real pairs are not shipped with the project")
+def test_real_pairs_import_without_loss(tmp_path):
+    result = command("import", REAL, "--out", tmp_path / "real")
+    assert result.returncode == 0, result.stderr
+    rejects = (tmp_path / "real" / "rejects.jsonl").read_text().splitlines()
+    kept = [s for name in ("sft", "rl", "test") for s in data.read_samples(tmp_path / "real" / name)]
+    assert len(kept) + len(rejects) == 222 and len(kept) >= 220
+    assert {s.domain for s in kept} == set(data.DOMAINS)

@@ -1,0 +1,331 @@
+"""Evaluation: metrics against hand-made truth, statistics, predictions of all kinds, the report in a real browser."""
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import data
+import eval as ev
+from conftest import ROOT, drawn_samples
+from render import Renderer, available, find_chromium
+
+needs_svg = pytest.mark.skipif(bool(available()["svg"]), reason=f"SVG cannot be rendered here: {available()['svg']}")
+HOSTILE = ('"><img src=x onerror="window.pwned=1"><script>window.pwned=1</script></script><script src="https://example.com/a.js">'
+           "</script><svg onload=window.pwned=1><iframe src=https://example.com></iframe><!--${`\u2028")
+
+
+def run_eval(monkeypatch, *argv):
+    monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, argv)])
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        ev.main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def predictions(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------------- metrics
+
+def canvas(*boxes, size=64, ground=255):
+    image = np.full((size, size, 3), ground, np.uint8)
+    for x, y, w, h, colour in boxes:
+        image[y:y + h, x:x + w] = colour
+    return image
+
+
+def outside(a, b):
+    side = ev.working_side(a)
+    return ev.outside_metrics(ev.look(a, side), ev.look(b, side))
+
+
+def test_outside_metric_orders_images_as_a_person_would():
+    target = canvas((8, 8, 24, 16, (255, 0, 0)), (36, 40, 20, 20, (0, 0, 255)))
+    near = canvas((12, 8, 24, 16, (255, 0, 0)), (36, 40, 20, 20, (0, 0, 255)))
+    half = canvas((8, 8, 24, 16, (255, 0, 0)))
+    recoloured = canvas((8, 8, 24, 16, (0, 160, 0)), (36, 40, 20, 20, (0, 0, 255)))
+    other = canvas((40, 4, 16, 28, (0, 128, 0)), (4, 44, 28, 12, (255, 160, 0)))
+    same, *worse = [outside(target, x)["outside"] for x in (target, near, half, other, canvas())]
+    assert same == pytest.approx(1) and all(a > b + 0.1 for a, b in zip([same, *worse], worse))
+    assert worse[-1] < 0.1  # a blank canvas; plain SSIM puts it above a wrong picture:
+    assert outside(target, canvas())["ssim"] > outside(target, other)["ssim"] + 0.1
+    assert outside(target, recoloured)["palette"] < 0.9
+
+
+def test_outside_metric_on_odd_images():
+    white, red = canvas(), canvas((0, 0, 64, 64, (255, 0, 0)))
+    assert all(outside(white, white)[m] == 1 for m in ("outside", "masked_ssim", "edge_f1", "palette", "lowres", "ssim"))
+    assert outside(white, red)["palette"] < 0.6
+    wide = np.zeros((10, 300, 3), np.uint8)
+    for image in (np.zeros((1, 1, 3), np.uint8), wide, np.full((900, 3, 3), 7, np.uint8)):
+        parts = outside(white, image), outside(image, white), outside(image, image)
+        assert all(0 <= v <= 1 + 1e-9 for p in parts for k, v in p.items() if k not in ("masked_ssim", "ssim", "outside"))
+        assert parts[2]["outside"] == pytest.approx(1)
+    square = canvas((16, 16, 32, 32, (0, 0, 0)))
+    stretched = np.repeat(square, 2, axis=1)  # [64, 128, 3]: fitted without stretching, so the aspect ratio costs
+    assert outside(square, stretched)["outside"] < 0.8
+
+
+def test_edit_similarity_equals_the_textbook_recursion():
+    def slow(a, b):
+        row = list(range(len(b) + 1))
+        for i, x in enumerate(a, 1):
+            row, last = [i], row
+            for j, y in enumerate(b, 1):
+                row.append(min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (x != y)))
+        return 1 - row[-1] / max(len(a), len(b), 1)
+
+    rng = random.Random(0)
+    for _ in range(60):
+        a, b = ("".join(rng.choices("ab\u00e9\U0001f600", k=rng.randint(0, 9))) for _ in range(2))
+        assert ev.edit_similarity(a, b) == pytest.approx(slow(a, b))
+    assert ev.edit_similarity("x\ud800", "x") == 0.5 and math.isnan(ev.edit_similarity("a" * (ev.LONGEST_CODE + 1), "a"))
+
+
+# ---------------------------------------------------------------------------------------------------------- statistics
+
+def row(id_, mode, k, value, status="ok"):
+    number = math.nan if status == "infra" else value
+    return {"id": id_, "mode": mode, "k": k, "status": status, "tokens": 5, "finish": "stop",
+            **{m: None if number != number else number for m in ev.METRICS}, "execution": float(status == "ok")}
+
+
+def test_means_and_errors_are_over_items():
+    items = {i: {"id": i, "language": "svg", "source": "s", "task": "generate"} for i in "abc"}
+    rows = [row("a", "t1", 0, 1.0), row("a", "t1", 1, 0.0, "error"), row("b", "t1", 0, 0.5), row("b", "t1", 1, 0.3),
+            row("b", "t1", 2, None, "infra"), row("c", "t1", 0, None, "infra")]
+    table = ev.summarise(ev.item_means(rows), items)["all", "all"]["t1"]
+    assert table["n"] == 2  # item c has no answer that our renderer could judge
+    assert table["reward"] == pytest.approx((0.45, np.std([0.5, 0.4], ddof=1) / math.sqrt(2)))
+    assert table["visual_valid"][0] == pytest.approx((1.0 + 0.4) / 2) and table["execution"][0] == 0.75
+
+
+def test_paired_differences():
+    rng = np.random.default_rng(0)
+    base, gain = rng.random(200), rng.normal(0.05, 0.02, 200)
+    a = {str(i): dict.fromkeys(ev.SHOWN, float(v)) for i, v in enumerate(base)}
+    b = {str(i): dict.fromkeys(ev.SHOWN, float(v + g)) for i, (v, g) in enumerate(zip(base, gain))}
+    mean, se, low, high = ev.paired(a, b, list(a))["reward"]
+    assert mean == pytest.approx(gain.mean()) and se == pytest.approx(gain.std(ddof=1) / math.sqrt(200))
+    assert (low, high) == pytest.approx((mean - 1.96 * se, mean + 1.96 * se), abs=0.5 * se)  # far below the spread of `base`
+    assert ev.paired(a, {}, list(a)) == {}
+
+
+def test_unusable_prediction_lines_are_counted(tmp_path):
+    good = {"id": "a", "mode": "t1", "k": 1, "response": "x"}
+    file = predictions(tmp_path / "p.jsonl", [good, good, "{", "", "3", {**good, "id": "zz"}, {**good, "id": ["a"]}, {**good, "mode": "t2"},
+                                              {**good, "k": -1}, {**good, "response": None}, "[" * 100_000, '{"id": "a"}', "\x00\xff"])
+    found, aside = ev.read_predictions([file], {"a"})
+    assert list(found) == [("a", "t1", 1)] and aside == {"duplicates": 1, "unknown ids": 2, "broken lines": 8}
+
+
+# ----------------------------------------------------------------------------------------------- scoring and the report
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """Two scored runs, A (the references) and B (hostile and broken answers), of 8 SVG items whose ids are hostile too."""
+    root = tmp_path_factory.mktemp("eval")
+    pairs = data.synth_split(8, 3, ("svg",), data.LABELLED, 0.5, 0.0, 0.0, True, "<b>source</b>")
+    with Renderer(2) as renderer:
+        renders = renderer.render_many([("svg", truth, (64, 64)) for _, truth in pairs])
+    samples = []
+    for i, ((sample, _), render) in enumerate(zip(pairs, renders)):
+        sample.image, sample.id, sample.width, sample.height = data.png(render.image), f"{i}{HOSTILE}", 64, 64
+        samples.append(sample)
+    data.write_samples(samples, root / "test" / "part-0.parquet")
+    ask = [(s, mode, k) for s in samples for mode, k in (("greedy", 0), ("t1", 0), ("t1", 1))]
+    predictions(root / "A.jsonl", [{"id": s.id, "mode": mode, "k": k, "response": s.answer, "tokens": 9, "finish": "stop"} for s, mode, k in ask])
+    wrong = [HOSTILE, "", "```svg\n<svg\n```", f"```svg\n<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 9 9'><text>{HOSTILE}", "\ud800",
+             "```svg\n<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 9 9'><script>window.pwned=1</script><circle r='5' fill='red'/></svg>\n```"]
+    predictions(root / "B.jsonl", ["not json"] + [{"id": s.id, "mode": mode, "k": k, "response": wrong[i % len(wrong)]} for i, (s, mode, k) in enumerate(ask[:-3])])
+    # Scoring must not need torch: the import is made to fail in the child and in its workers.
+    (root / "block" / "torch").mkdir(parents=True)
+    (root / "block" / "torch" / "__init__.py").write_text("raise ImportError('scoring imported torch')")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root / "block"), os.environ.get("PYTHONPATH", "")])}
+    for name in "AB":
+        done = subprocess.run([sys.executable, ROOT / "eval.py", "--predictions", root / f"{name}.jsonl", "--data", root / "test", "--out", root / "runs" / name,
+                               "--label", f"{name} {HOSTILE}"], capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+        (root / f"{name}.log").write_text(done.stdout)
+    return root
+
+
+@needs_svg
+def test_reference_code_scores_the_maximum(scored):
+    scores = json.loads((scored / "runs" / "A" / "scores.json").read_text())
+    for group in ("all=all", "language=svg", "task=generate", "task=refine", "source=<b>source</b>"):
+        for mode in ("greedy", "t1"):
+            for metric in ("execution", "visual", "reward", "outside", "ssim", "code"):
+                assert scores["groups"][group][mode][metric][0] == pytest.approx(1, abs=0.02), (group, mode, metric)
+    base = scores["groups"]["all=all"]
+    assert base["blank"]["n"] == base["other"]["n"] == 8 and 0 < base["copy"]["n"] < 8
+    assert base["blank"]["visual"][0] < 0.05 and base["blank"]["outside"][0] < 0.15 and base["other"]["outside"][0] < 0.6
+    assert base["blank"]["code"][0] < 0.3 if "code" in base["blank"] else True
+
+
+@needs_svg
+def test_failures_count_zero_and_nothing_is_dropped_silently(scored):
+    rows = ev.read_lines(scored / "runs" / "B" / "scores.jsonl")
+    assert len(rows) == 21
+    for r in rows:
+        if r["status"] != "ok":
+            assert r["render"] is None and all(r[m] == 0 for m in ("execution", "visual", *ev.OUTSIDE_PARTS)), r
+    assert {r["status"] for r in rows} == {"ok", "error", "no code"}
+    counts = json.loads((scored / "runs" / "B" / "scores.json").read_text())["counts"]
+    assert "1 broken lines" in counts and "1 items without prediction" in counts and counts in (scored / "B.log").read_text()
+
+
+@needs_svg
+def test_baselines_are_taken_from_a_run_beside(scored):
+    first, second = ((scored / "runs" / name / "baselines.jsonl").read_text() for name in "AB")
+    assert first == second
+    samples = ev.held_out(scored / "test", 0)
+    assert ev.known_baselines(samples, scored / "runs" / "C")[1] is not None
+    samples[0].prompt += " "
+    assert ev.known_baselines(samples, scored / "runs" / "C")[1] is None
+
+
+@needs_svg
+def test_compare_and_report_in_a_browser(scored, monkeypatch, capsys):
+    """Hostile text in answers, ids, sources, labels and the note runs no script and sends no request."""
+    (scored / "note.txt").write_text(f"The regime.\n\n{HOSTILE}")
+    training = scored / HOSTILE.replace("/", "_")[:60]
+    predictions(training / "metrics.jsonl", [{"step": i, "seconds": float(i), "loss": 3 / (i + 1)} for i in range(50)])
+    run_eval(monkeypatch, "--compare", scored / "runs" / "B", scored / "runs" / "A", "--out", scored / "both", "--note", scored / "note.txt", "--curves", training)
+    printed = capsys.readouterr().out
+    assert "compared on the 7 items that all runs answered; 1 others are left out" in printed
+    assert any(line.startswith("A ") and "execution greedy" in line for line in printed.splitlines())
+    if not find_chromium():
+        pytest.skip("no Chromium: the page was written but not opened")
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
+        page = browser.new_page()
+        requests, errors = [], []
+        page.on("request", lambda r: requests.append(r.url))
+        page.on("pageerror", lambda e: errors.append(str(e)))
+        page.goto((scored / "both" / "report.html").as_uri())
+        for summary in page.locator("summary").all():
+            summary.click()
+        page.wait_for_selector(".codes")
+        assert page.locator(".card").count() == 7
+        assert page.locator("pre", has_text="window.pwned=1").count() > 0  # the hostile answer is there, as text
+        page.select_option("select[title=order]", "best")
+        page.fill("input[type=search]", "no such text")
+        assert page.locator(".card").count() == 0 and "0 of 7" in page.locator("#controls").inner_text()
+        assert page.evaluate("window.pwned") is None
+        assert page.locator("iframe, .card script, .card svg, main script").count() == 0
+        assert page.evaluate("[...document.images].every(i => i.src.startsWith('data:image/'))")
+        browser.close()
+    assert errors == [] and [u for u in requests if not u.startswith(("file://", "data:"))] == []
+
+
+# ------------------------------------------------------------------------------------------------- generating, resuming
+
+def test_interrupted_and_sharded_generation_give_the_same_answers(tmp_path, tiny, samples):
+    items = samples[:6]
+    policy = ev.load_model(tiny)
+    ask = lambda out, **kw: (out.mkdir(exist_ok=True), ev.predict(lambda: policy, items, out, 2, 12, seed=7, **kw))
+    ask(tmp_path / "whole")
+    whole = (tmp_path / "whole" / "predictions.jsonl").read_text()
+    assert len(whole.splitlines()) == 18 and len({json.loads(x)["response"] for x in whole.splitlines()}) > 6
+    for rank in (1, 0):
+        ask(tmp_path / "shards", rank=rank, world=2)
+    assert (tmp_path / "shards" / "predictions.jsonl").read_text() == whole and len(list((tmp_path / "shards").iterdir())) == 1
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "predictions.jsonl").write_text(whole[:len(whole) // 2])  # ends inside a line
+    ask(tmp_path / "cut")
+    assert (tmp_path / "cut" / "predictions.jsonl").read_text() == whole
+    ev.predict(lambda: pytest.fail("nothing is missing: no model is needed"), items, tmp_path / "cut", 2, 12, seed=7)
+
+
+def test_samples_that_cannot_be_asked_count_as_empty_answers(tmp_path, tiny, capsys):
+    items = drawn_samples(3)
+    items[1].prompt = "draw " * 5000
+    policy = ev.load_model(tiny)
+    ev.predict(lambda: policy, items, tmp_path, 1, 8, seed=0)
+    rows = {(r["id"], r["mode"]): r for r in ev.read_lines(tmp_path / "predictions.jsonl")}
+    assert len(rows) == 6 and rows["t1", "t1"]["finish"] == "unusable" and rows["t1", "greedy"]["response"] == ""
+    assert "1 of 3 samples cannot be asked and count as empty answers, first: t1" in capsys.readouterr().out
+
+
+@needs_svg
+def test_sigterm_leaves_predictions_and_resume_finishes(tmp_path, tiny, scored, monkeypatch, capsys):
+    out = tmp_path / "run"
+    options = ["--model", tiny, "--data", scored / "test", "--out", out, "--samples", "60", "--max-new-tokens", "40"]
+    process = subprocess.Popen([sys.executable, ROOT / "eval.py", *map(str, options)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    file, deadline = out / "predictions.jsonl", time.monotonic() + 60
+    while not (file.exists() and file.read_bytes().count(b"\n") > 10) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=30)
+    kept = file.read_text().count("\n")
+    assert process.returncode == 143 and "--resume goes on" in printed and 10 < kept < 8 * 61
+    with pytest.raises(SystemExit, match="exists: --resume goes on"):
+        run_eval(monkeypatch, *options)
+    with pytest.raises(SystemExit, match="was made otherwise \\(seed was 0\\)"):
+        run_eval(monkeypatch, *options, "--resume", "--seed", 1)
+    run_eval(monkeypatch, *options, "--resume")
+    assert len(file.read_text().splitlines()) == 8 * 61 and (out / "report.html").exists()
+    assert "488 predictions for 8 items" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------------------------------------------- one image
+
+@needs_svg
+def test_one_image(tmp_path, tiny, scored, monkeypatch, capsys):
+    import generate
+    from PIL import Image
+    sample = ev.held_out(scored / "test", 1)[0]
+    (tmp_path / "shot.png").write_bytes(sample.image)
+    options = ["--model", tiny, "--image", tmp_path / "shot.png", "--language", "svg", "--out", tmp_path / "out", "--max-new-tokens", 8]
+    with pytest.raises(SystemExit, match="no single ```svg block \\(8 tokens, ended by the --max-new-tokens limit\\)"):
+        run_eval(monkeypatch, *options)
+    capsys.readouterr()
+    monkeypatch.setattr(generate, "generate", lambda *a, **k: [[generate.Rollout(0, 0, [1], [0.0], "stop", sample.answer)]])
+    run_eval(monkeypatch, *options)
+    assert data.fenced("svg", capsys.readouterr().out.strip()) == sample.answer
+    assert Image.open(tmp_path / "out" / "comparison.png").size == (192, 64)
+    assert (np.asarray(Image.open(tmp_path / "out" / "render.png")) == np.asarray(data.open_image(sample))).all()
+
+
+# --------------------------------------------------------------------------------------------------------------- bad input
+
+@pytest.mark.parametrize("argv, message", [
+    (["--predictions", "p.jsonl", "--data", "nowhere", "--out", "o"], "nowhere does not exist"),
+    (["--predictions", "empty.jsonl", "--data", "d", "--out", "o"], "holds no prediction for d \\(it is empty\\)"),
+    (["--predictions", "alien.jsonl", "--data", "d", "--out", "o"], "\\(1 unknown ids\\). A line is"),
+    (["--compare", "d", "--out", "o"], "d is not a scored run \\(no scores.json"),
+    (["--model", "d", "--data", "d", "--out", "o"], "no model at d"),
+    (["--model", "d", "--image", "d/x.png", "--language", "svg"], "x.png: .*image"),
+])
+def test_bad_input_is_one_line(argv, message, tmp_path, samples, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data.write_samples(samples[:3], Path("d/part-0.parquet"))
+    Path("d/x.png").write_text("no image")
+    Path("empty.jsonl").touch()
+    predictions(Path("alien.jsonl"), [{"id": "zz", "mode": "t1", "response": ""}])
+    with pytest.raises(SystemExit, match=message) as e:
+        run_eval(monkeypatch, *argv)
+    assert "\n" not in str(e.value)
+
+
+def test_samples_set_aside_are_counted(tmp_path, capsys):
+    items = drawn_samples(5)
+    items[0].image, items[1].language, items[2].id = b"x", "cobol", items[3].id
+    data.write_samples(items, tmp_path / "part-0.parquet")
+    assert len(ev.held_out(tmp_path, 0)) == 2
+    assert "3 samples set aside (1 unreadable image, 1 unknown language, 1 duplicate id)" in capsys.readouterr().out

@@ -194,7 +194,7 @@ def scene_code(language, scene):
         elif kind == "circle":
             lines.append(f'<circle cx="{x + w // 2}" cy="{y + w // 2}" r="{w // 2}" fill="{colour}"/>')
         else:
-            lines.append(f'<polygon points="{x},{y + h} {x + w // 2},{y} {x + w},{y + h}" fill="{colour}"/>')
+            lines.append(f'<polygon points="{x},{y + h},{x + w // 2},{y},{x + w},{y + h}" fill="{colour}"/>')
     body = "\n".join(lines)
     if language == "html":
         return f'<body style="margin:0">\n{body}\n</body>'

@@ -36,7 +36,7 @@ from scipy.ndimage import uniform_filter
 WEIGHT_FORMAT, WEIGHT_VISUAL = 0.1, 0.9
 LONGEST = 512  # pixels: larger targets are judged at this longest side
 WINDOW = 7  # pixels: the side of the fine term's patches (scikit-image's default for SSIM)
-CELLS = 16  # the coarse term's cells along the longest side
+CELLS = 16  # the coarse term downsamples a square image to CELLS x CELLS
 C1, C2 = 0.01**2, 0.03**2  # SSIM's constants for images in [0, 1]
 FENCES = {"python": ("python", "py"), "html": ("html",), "svg": ("svg", "xml"), "latex": ("latex", "tex", "tikz")}
 
@@ -81,7 +81,7 @@ def fit(image, width, height):
 def look(pixels):
     """What both terms need of one float image [H, W, 3]: its cells [h, w, 3], local means and variances [H, W, 3]."""
     H, W, _ = pixels.shape
-    side = max(1, round(max(H, W) / CELLS))  # pixels of a cell
+    side = max(1, round(math.sqrt(H * W) / CELLS))  # pixels of a cell
     sums = np.add.reduceat(np.add.reduceat(pixels, range(0, H, side), 0), range(0, W, side), 1)  # [h, w, 3]
     area = np.outer(np.diff([*range(0, H, side), H]), np.diff([*range(0, W, side), W]))  # [h, w] pixels
     mean = uniform_filter(pixels, (WINDOW, WINDOW, 1))  # [H, W, 3]

@@ -30,7 +30,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from render import Renderer
+from render import Renderer, available
 from reward import extract_code
 
 DOMAINS = ("chart", "web", "svg", "latex", "chem")
@@ -146,10 +146,10 @@ def epoch_order(n, seed, epoch):
 
 
 # ------------------------------------------------------------------------------- the embedded default: tiny programs
-# A scene is a list of elements on a 64 px canvas with coordinates on a 4 px grid; each language draws it its own way.
+# A scene is a list of elements on a 64 px canvas with coordinates on an 8 px grid; each language draws it its own way.
 # SVG and HTML scenes: (kind, x, y, w, h, colour). Chart scenes: ("bar"|"barh", [(value, colour), ...]).
 
-CANVAS, GRID = 64, 4
+CANVAS, GRID = 64, 8  # pixels
 COLOURS = ("red", "green", "blue", "orange", "purple", "black", "cyan", "gray")
 INSTRUCTIONS = {"svg": "Write SVG code that draws this image.",
                 "html": "Write HTML code that draws this image.",
@@ -168,10 +168,10 @@ def draw_scene(rng, language, low, high):
     scene = []
     for colour in colours:
         kind = rng.choice(("rect", "circle", "triangle") if language == "svg" else ("rect", "circle"))
-        w, h = rng.randrange(12, 33, GRID), rng.randrange(12, 33, GRID)
+        w, h = rng.randrange(16, 33, GRID), rng.randrange(16, 33, GRID)
         h = w if kind == "circle" else h
         scene.append((kind, rng.randrange(0, CANVAS - w + 1, GRID), rng.randrange(0, CANVAS - h + 1, GRID), w, h, colour))
-    return scene
+    return sorted(scene, key=lambda e: (e[1], e[2]))  # people write from left to right, too; a fixed order is learnable
 
 
 def scene_code(language, scene):
@@ -213,8 +213,8 @@ def jitter(rng, language, scene, p, colour_p=0.0):
         return scene[0], [(move(v, 1, 8, 1), recolour(c)) for v, c in scene[1]]
     out = []
     for kind, x, y, w, h, colour in scene:
-        w = move(w, 12, 32, GRID)
-        h = w if kind == "circle" else move(h, 12, 32, GRID)
+        w = move(w, 16, 32, GRID)
+        h = w if kind == "circle" else move(h, 16, 32, GRID)
         x, y = (move(min(v, CANVAS - side), 0, CANVAS - side, GRID) for v, side in ((x, w), (y, h)))
         out.append((kind, x, y, w, h, recolour(colour)))
     return out
@@ -269,22 +269,30 @@ def synth_split(count, seed, languages, elements, refine, label_jitter, broken, 
 # them harder ones. Elements per scene: what the labels cover, and what only the targets cover.
 LABELLED = {"svg": (1, 2), "html": (1, 2), "python": (2, 3)}
 TARGETS = {"svg": (2, 3), "html": (2, 3), "python": (3, 4)}
+MIXTURE = ("svg", "html", "svg", "svg", "python", "svg")  # scenes take these in turn; an SVG renders 20 times as fast
 
 
-def synth(out, labelled=2400, targets=2400, test=768, seed=0, label_jitter=0.2, broken=0.1, languages=("svg", "html", "python"),
+def synth(out, labelled=2400, targets=2400, test=768, seed=0, label_jitter=0.2, broken=0.1, languages=MIXTURE,
           workers=None, unsafe=False):
     """Write the embedded default's samples to `out`/{sft,rl,test}. Targets are rendered by render.py.
 
     Languages whose renderer is missing are left out and said so. A true program that does not render stops the run.
     """
     from tqdm import tqdm
+    absent = {} if unsafe else {k: why for k, why in available().items() if why and k in languages}
+    for language, why in absent.items():
+        print(f"{language} is left out: it cannot be rendered here ({why})")
+    languages = [k for k in languages if k not in absent]
+    if not languages:
+        raise SystemExit("error: none of these languages can be rendered here. `python render.py --doctor` says what is missing.")
     with Renderer(workers=workers, unsafe=unsafe) as renderer:
         make = lambda n, salt, **kw: synth_split(n, f"{seed}/{salt}", languages, **kw)
         splits = {
             "test": make(test // 2, "test-a", elements=LABELLED, refine=0.25, label_jitter=0, broken=0, labels=True, source="synth/labelled")
             + make(test - test // 2, "test-b", elements=TARGETS, refine=0.25, label_jitter=0, broken=0, labels=True, source="synth/target-only"),
             "sft": make(labelled, "sft", elements=LABELLED, refine=0.25, label_jitter=label_jitter, broken=broken, labels=True, source="synth/labelled"),
-            "rl": make(targets, "rl", elements=TARGETS, refine=0.25, label_jitter=0, broken=0, labels=False, source="synth/target-only"),
+            "rl": make(targets // 2, "rl-a", elements=LABELLED, refine=0.25, label_jitter=0, broken=0, labels=False, source="synth/labelled")
+            + make(targets - targets // 2, "rl-b", elements=TARGETS, refine=0.25, label_jitter=0, broken=0, labels=False, source="synth/target-only"),
         }
         jobs = [(s.language, truth, (CANVAS, CANVAS)) for pairs in splits.values() for s, truth in pairs]
         futures = [renderer.submit(*job) for job in jobs]
@@ -425,7 +433,7 @@ def main():
     p.add_argument("--test", type=int, default=768, help="number of held-out samples")
     p.add_argument("--label-jitter", type=float, default=0.2, help="probability that a number in a label is off by one step")
     p.add_argument("--broken", type=float, default=0.1, help="share of labels that are damaged")
-    p.add_argument("--languages", default="svg,html,python", help="comma-separated languages")
+    p.add_argument("--languages", default=",".join(MIXTURE), help="comma-separated languages, taken in turn")
     p.add_argument("--seed", type=int, default=0, help="seed of the scenes")
     p.add_argument("--workers", type=int, default=None, help="renderer workers (default: one per core)")
     p.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")

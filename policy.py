@@ -472,6 +472,13 @@ def clip_gradients(policy, limit):
     return (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()
 
 
+def progress_bar(name, steps, seconds, shown):
+    """A bar with an ETA over `steps`, or over `seconds` of training where those are the limit (> 0)."""
+    from tqdm import tqdm
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}{postfix}]"
+    return tqdm(total=seconds or steps, desc=name, unit="s" if seconds else "steps", disable=not shown, mininterval=1, bar_format=layout)
+
+
 def trim_metrics(file, step):
     """Drop the records after `step` from a metrics.jsonl, which a killed run had written but not saved (0: all)."""
     file = Path(file)

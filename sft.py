@@ -15,15 +15,12 @@ OUT/metrics.jsonl one object per step; OUT/state the resumable state.
 import argparse
 import json
 import math
-import os
 import signal
-import sys
 import time
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 import data
 import policy as P
@@ -117,6 +114,7 @@ def main():
 
     eval_dir = Path(args.eval_data) if args.eval_data else Path(args.data).parent / "test"
     held_out = [s for s in data.read_samples(eval_dir) if s.answer] if args.eval_data or eval_dir.is_dir() else []
+    held_out = [held_out[i] for i in data.epoch_order(len(held_out), 0, "held-out")]
     held_out = [s for s in held_out if policy.count_tokens(s.prompt, s.answer, s.width, s.height) <= limit][:128]
     held_out = [policy.encode(s.prompt, data.open_image(s), s.answer) for s in held_out]
 
@@ -137,7 +135,7 @@ def main():
     stop = []
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda number, frame: stop.append(number))
-    bar = tqdm(total=args.steps, initial=step, desc="sft", unit="step", disable=not main_rank, mininterval=1)
+    bar = P.progress_bar("sft", args.steps, args.max_seconds, main_rank)
     bad_in_a_row, plan, plan_epoch = 0, None, None
     while step < args.steps and not (args.max_seconds and elapsed >= args.max_seconds):
         started = time.perf_counter()
@@ -191,8 +189,8 @@ def main():
         if main_rank:
             with open(out / "metrics.jsonl", "a") as f:
                 f.write(json.dumps(record) + "\n")
-            bar.set_postfix(loss=f"{loss:.3f}", tokens_s=f"{record['tokens_per_second']:.0f}", refresh=False)
-            bar.update()
+            bar.set_postfix(step=step, loss=f"{loss:.3f}", tokens_s=f"{record['tokens_per_second']:.0f}", refresh=False)
+            bar.update((elapsed if args.max_seconds else step) - bar.n)
         if bad_in_a_row == 3:
             P.save_state(out, step, policy, optimizers, {"elapsed": elapsed, "skipped": skipped})
             raise SystemExit(f"error: loss or gradient was not finite in 3 steps in a row; sample ids in {out}/nonfinite.jsonl, "

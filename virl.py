@@ -25,17 +25,15 @@ import math
 import os
 import signal
 import time
-from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import data
 import policy as P
 from generate import generate, rollout_seed
-from render import Renderer
+from render import Renderer, available
 from reward import extract_code, features, score
 
 # ------------------------------------------------------------------------------------------------------------ arguments
@@ -192,12 +190,17 @@ def main():
     base_lr = [[g["lr"] for g in o.param_groups] for o in optimizers]
     samples = data.read_samples(args.data)
     total = len(samples)
+    absent = {} if args.unsafe_render else {k: why for k, why in available().items() if why}
+    samples = [s for s in samples if s.language not in absent]
+    if main_rank and len(samples) < total:
+        print(f"{total - len(samples)} of {total} prompts are set aside, their language cannot be rendered here: {absent}")
+    total = len(samples)
     samples = [s for s in samples if policy.count_tokens(s.prompt, "", s.width, s.height) + args.max_new_tokens <= policy.context]
     if main_rank:
         print(f"{total} prompts: {len(samples)} used, {total - len(samples)} set aside because prompt and answer exceed "
               f"the context of {policy.context} tokens")
     if not samples:
-        raise SystemExit(f"error: no prompt of {args.data} leaves room for {args.max_new_tokens} new tokens.")
+        raise SystemExit(f"error: no prompt of {args.data} can be rendered here and leaves room for {args.max_new_tokens} new tokens.")
     step, elapsed, skipped = 0, 0.0, 0
     if args.resume:
         extra = P.load_state(out, policy, optimizers)
@@ -209,7 +212,7 @@ def main():
         signal.signal(name, lambda number, frame: stop.append(number))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     workers = args.render_workers or max(1, (os.cpu_count() or 1) // local)
-    bar = tqdm(total=args.steps, initial=step, desc="virl", unit="step", disable=not main_rank, mininterval=1)
+    bar = P.progress_bar("virl", args.steps, args.max_seconds, main_rank)
     bad_in_a_row = 0
     with Renderer(workers=workers, timeout=args.render_timeout, unsafe=args.unsafe_render, cache=20000) as renderer:
         while step < args.steps and not (args.max_seconds and elapsed >= args.max_seconds):
@@ -310,8 +313,8 @@ def main():
                     f.write(json.dumps(record) + "\n")
                 if step % args.sample_every == 0 or step == 1:
                     picture(batch, renders, out / "samples" / f"step_{step}.png")
-                bar.set_postfix(reward=f"{record['reward']:.3f}", run=f"{record['execution']:.2f}", kept=f"{record['kept']:.2f}", refresh=False)
-                bar.update()
+                bar.set_postfix(step=step, reward=f"{record['reward']:.3f}", run=f"{record['execution']:.2f}", kept=f"{record['kept']:.2f}", refresh=False)
+                bar.update((elapsed if args.max_seconds else step) - bar.n)
             if bad_in_a_row >= 3:
                 P.save_state(out, step, policy, optimizers, {"elapsed": elapsed, "skipped": skipped})
                 raise SystemExit(f"error: loss or gradient was not finite 3 times in a row; prompts in {out}/nonfinite.jsonl, "

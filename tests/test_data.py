@@ -48,7 +48,7 @@ def test_scenes_differ_and_jitter_stays_on_the_canvas():
     for _ in range(500):
         scene = data.draw_scene(rng, "svg", 1, 3)
         for kind, x, y, w, h, colour in data.jitter(rng, "svg", scene, 0.5, 0.5):
-            assert 0 <= x <= 64 - w and 0 <= y <= 64 - h and 12 <= w <= 32 and 12 <= h <= 32 and colour in data.COLOURS
+            assert 0 <= x <= 64 - w and 0 <= y <= 64 - h and 16 <= w <= 32 and 16 <= h <= 32 and colour in data.COLOURS
 
 
 @pytest.mark.skipif(render.available()["svg"] is not None, reason="no SVG renderer")

@@ -1,0 +1,127 @@
+"""All stages by subprocess at toy size, with real renders: what a user runs, interrupted, resumed and distributed."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+from test_sft import metrics, run
+
+import data
+from render import available
+
+pytestmark = pytest.mark.skipif(bool(available()["svg"]), reason=f"SVG cannot be rendered here: {available()['svg']}")
+LANGUAGES = [language for language in ("svg", "html", "python") if not available()[language]]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Samples of every language that this machine renders, and a model trained for a few steps on them."""
+    base = tmp_path_factory.mktemp("job")
+    run("data.py", "synth", "--out", base / "data", "--labelled", 96, "--targets", 24, "--test", 12, "--languages", ",".join(LANGUAGES))
+    run("sft.py", "--model", base / "tiny", "--build-tiny", "--data", base / "data" / "sft", "--out", base / "sft", "--steps", 60, "--batch", 16)
+    return base
+
+
+def virl(base, out, *more):
+    return ["virl.py", "--model", base / "sft", "--data", base / "data" / "rl", "--out", out, "--steps", 4, "--prompts", 4, "--group", 4,
+            "--max-new-tokens", 32, "--overlong", 8, "--dtype", "float32", "--save-every", 2, "--micro-groups", 2, *more]
+
+
+@pytest.fixture(scope="module")
+def trained(base):
+    run(*virl(base, base / "virl"))
+    return base / "virl"
+
+
+def comparable(record):
+    return {k: v for k, v in record.items() if not k.startswith("seconds")}
+
+
+def test_virl_writes_what_the_design_promises(trained):
+    curve = metrics(trained)
+    assert [m["step"] for m in curve] == [1, 2, 3, 4] and all(m["infra"] == 0 for m in curve)
+    assert {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "run.json"} <= {p.name for p in trained.iterdir()}
+    rollouts = [json.loads(line) for line in open(trained / "rollouts" / "step_1.jsonl")]
+    assert len(rollouts) == 16 and {"id", "response", "reward", "visual", "status", "advantage"} <= rollouts[0].keys()
+    assert (trained / "samples" / "step_1.png").exists()
+    assert any(m["kept"] > 0 for m in curve)  # some group had a spread, so the weights moved
+    assert (trained / "model.safetensors").read_bytes() != (trained.parent / "sft" / "model.safetensors").read_bytes()
+
+
+def test_virl_on_two_processes_gives_the_same_curve(base, trained):
+    """FSDP2 on gloo; rollouts are the same tokens on any rank, so rewards are equal and losses within float tolerance."""
+    run(*virl(base, base / "two"), processes=2)
+    for a, b in zip(metrics(trained), metrics(base / "two"), strict=True):
+        assert abs(a["reward"] - b["reward"]) < 1e-6 and a["kept"] == b["kept"] and a["length"] == b["length"]
+        assert (a["loss"] is None) == (b["loss"] is None)
+        assert a["loss"] is None or abs(a["loss"] - b["loss"]) < 1e-4 and abs(a["grad_norm"] / b["grad_norm"] - 1) < 2e-3
+
+
+def test_virl_killed_and_resumed_equals_uninterrupted(base, trained):
+    out = base / "killed"
+    process = subprocess.Popen([sys.executable, *map(str, virl(base, out))], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while not (out / "state" / "step_2" / "extra.json").exists():
+        assert process.poll() is None, "the run ended before its first state"
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    run(*virl(base, out), "--resume")
+    assert [comparable(m) for m in metrics(out)] == [comparable(m) for m in metrics(trained)]
+    assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
+def test_virl_saves_on_a_signal(base):
+    out = base / "signal"
+    process = subprocess.Popen([sys.executable, *map(str, virl(base, out, "--steps", 10000, "--save-every", 10000))], cwd=ROOT,
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "--resume goes on" in printed
+    assert len(list((out / "state").glob("step_*/extra.json"))) == 1
+
+
+def test_evaluation_and_report(base, trained):
+    for name, label in (("sft", "SFT"), ("virl", "SFT + ViRL")):
+        run("eval.py", "--model", base / name, "--data", base / "data" / "test", "--out", base / "eval" / name, "--label", label,
+            "--samples", 1, "--max-new-tokens", 32)
+    printed = run("eval.py", "--compare", base / "eval" / "sft", base / "eval" / "virl", "--out", base).stdout
+    assert "SFT + ViRL" in printed and "blank canvas" in printed and "random other" in printed
+    report = (base / "report.html").read_text()
+    assert "SFT + ViRL" in report and "data:image/png;base64," in report
+    for name in ("sft", "virl"):
+        scores = [json.loads(line) for line in open(base / "eval" / name / "scores.jsonl")]
+        assert len(scores) == 24 and not any(row["status"] == "infra" for row in scores)
+        # the visual score has been computed from real renders: what failed counts 0
+        assert all(row["visual"] == 0 for row in scores if row["status"] != "ok")
+
+
+def test_real_schema_through_every_stage(base, tmp_path):
+    """Rows of the released schema with long programs: import, SFT, ViRL, evaluation all complete, rejects are counted."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    samples = data.read_samples(base / "data" / "sft")
+    rows = [{"user_content": s.prompt, "assistant_content": s.answer, "image": s.image} for s in samples if s.language == "svg"]
+    rows.append({**rows[0], "assistant_content": "no code"})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "released.parquet")
+    printed = run("data.py", "import", tmp_path / "released.parquet", "--out", tmp_path / "mine").stdout
+    assert "rejected 1: answer without one" in printed
+    run("sft.py", "--model", tmp_path / "tiny", "--build-tiny", "--data", tmp_path / "mine" / "sft", "--out", tmp_path / "sft", "--steps", 2, "--batch", 4)
+    run("virl.py", "--model", tmp_path / "sft", "--data", tmp_path / "mine" / "rl", "--out", tmp_path / "virl", "--steps", 1, "--prompts", 2, "--group", 2)
+    run("eval.py", "--model", tmp_path / "virl", "--data", tmp_path / "mine" / "test", "--out", tmp_path / "eval", "--samples", 0, "--max-new-tokens", 32)
+    assert (tmp_path / "eval" / "report.html").exists()
+
+
+@pytest.mark.parametrize("change, words", [
+    (("--data", "absent"), "does not exist"), (("--model", "absent"), "no model at"), (("--group", 1), "--group must be"),
+    (("--max-new-tokens", 100000), "no prompt of"), (("--resume",), "nothing to resume")])
+def test_bad_input_to_virl_is_one_line(base, tmp_path, change, words):
+    result = run(*virl(base, tmp_path / "out"), *change, check=False)
+    assert result.returncode != 0 and words in result.stderr and "Traceback" not in result.stderr

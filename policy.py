@@ -7,9 +7,11 @@ Left out here: other model families, LoRA, packing, activation checkpointing.
 
 Shapes: B rows, T tokens, N scored tokens, V vocabulary, D hidden size.
 """
+import contextlib
 import json
 import os
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,6 +204,28 @@ def token_logprobs(hidden, head, targets, banned, dtype=torch.float32, chunk=204
 
 # ------------------------------------------------------------------------------------------------- build, load, save
 
+@contextlib.contextmanager
+def replacing(path):
+    """A temporary folder to write in; when the block ends it is renamed to `path`, which must not stand there.
+
+    safetensors, torch and Python raise unrelated errors when a disk is full: here they end in one line (SystemExit),
+    and the unfinished folder is removed.
+    """
+    temporary = Path(path).with_name(Path(path).name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+    except BaseException as e:  # torch's CheckpointException is no Exception
+        free, why = shutil.disk_usage(temporary).free, (str(e).strip() or type(e).__name__).splitlines()[-1]
+        shutil.rmtree(temporary, ignore_errors=True)
+        if free < 1 << 20 or isinstance(e, OSError) or "No space left" in why:
+            raise SystemExit(f"error: cannot write {path}: {why} ({free / 1e6:.0f} MB free). What was saved before is intact; make "
+                             f"room, then run the same command with --resume.") from None
+        raise
+    os.replace(temporary, path)
+
+
 def train_tokenizer(texts, vocabulary=768):
     """A byte-level BPE tokenizer learned from `texts`, in which a number of a list or attribute is one token.
 
@@ -261,8 +285,9 @@ def build_tiny(out, texts, seed=0, hidden=128, layers=3, context=4096, resolutio
     processor = image_processor_class()(
         patch_size=patch, merge_size=1, temporal_patch_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3,
         size={"shortest_edge": resolution**2, "longest_edge": resolution**2})
-    for part in (model, tokenizer, processor):
-        part.save_pretrained(out)
+    with replacing(out) as temporary:
+        for part in (model, tokenizer, processor):
+            part.save_pretrained(temporary)
 
 
 def load_policy(path, device="cpu"):
@@ -303,16 +328,16 @@ def save_policy(policy, out):
     if policy.model.config.tie_word_embeddings:
         del state["lm_head.weight"]  # the hub's files of tied models do not name it either
     if is_main():
-        temporary = Path(out).with_name(Path(out).name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        policy.model.save_pretrained(temporary, state_dict=state)
-        policy.tokenizer.save_pretrained(temporary)
-        policy.image_processor.save_pretrained(temporary)
-        Path(out).mkdir(parents=True, exist_ok=True)
+        whole = Path(out) / "weights"
+        shutil.rmtree(whole, ignore_errors=True)
+        with replacing(whole) as temporary:
+            policy.model.save_pretrained(temporary, state_dict=state)
+            policy.tokenizer.save_pretrained(temporary)
+            policy.image_processor.save_pretrained(temporary)
         # config.json last: a directory whose weights are not all there has none, or the complete older one.
-        for file in sorted(temporary.iterdir(), key=lambda f: f.name == "config.json"):
+        for file in sorted(whole.iterdir(), key=lambda f: f.name == "config.json"):
             os.replace(file, Path(out) / file.name)
-        temporary.rmdir()
+        whole.rmdir()
     barrier()
 
 
@@ -343,19 +368,19 @@ def save_state(out, step, policy, optimizers, extra, keep=2):
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_state_dict
     root = Path(out) / "state"
-    temporary, final = root / f"step_{step}.tmp", root / f"step_{step}"
-    if is_main():
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    barrier()
     model, optimizer = get_state_dict(policy, optimizers)
-    dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=temporary, no_dist=not dist.is_initialized())
+    final = root / f"step_{step}"
     if is_main():
-        (temporary / "extra.json").write_text(json.dumps({**extra, "step": step}))
         shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
-        for old in saved_steps(out)[:-keep]:
-            shutil.rmtree(root / f"step_{old}")
+    with replacing(final) if is_main() else contextlib.nullcontext(final.with_name(final.name + ".tmp")) as temporary:
+        barrier()  # the folder is there
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is no reason to warn
+            dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=temporary, no_dist=not dist.is_initialized())
+        if is_main():
+            (temporary / "extra.json").write_text(json.dumps({**extra, "step": step}))
+    for old in saved_steps(out)[:-keep] if is_main() else ():
+        shutil.rmtree(root / f"step_{old}")
     barrier()
 
 
@@ -374,7 +399,9 @@ def load_state(out, policy, optimizers):
     path = Path(out) / "state" / f"step_{steps[-1]}"
     model, optimizer = get_state_dict(policy, optimizers)
     state = {"model": model, "optimizer": optimizer}
-    dcp.load(state, checkpoint_id=path, no_dist=not dist.is_initialized())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        dcp.load(state, checkpoint_id=path, no_dist=not dist.is_initialized())
     set_state_dict(policy, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
     return json.loads((path / "extra.json").read_text())
 

@@ -120,27 +120,38 @@ mkdir -p "$out"
 started=$(date +%s)
 python render.py --doctor || echo "going on with the languages that are there"
 resume_if() { [ -z "$resume" ] || ! ls "$1"/state/step_* > /dev/null 2>&1 || echo --resume; }
+stage() { # run a command unless FILE, the last thing it writes, is there
+  local file=$1; shift
+  [ ! -e "$file" ] || return 0
+  run "$@"
+  [ -e "$file" ] || { echo "stopped before $file was written. Go on with: bash run.sh $again"; exit 130; }
+}
 
-if [ -z "$data" ]; then
+if [ -z "$data" ]; then # the embedded default: what the bare commands do, too
   data=$out/data
-  [ -d "$data/test" ] && [ -d "$data/sft" ] && [ -d "$data/rl" ] || run python data.py synth --out "$data" --seed "$seed"
-  sft="--max-seconds 150"; virl="--max-seconds 150"; evaluate="--samples 2"; regime=embedded
+  sft=""; virl=""; evaluate="--samples 2"
+  [ -d "$data/sft" ] && [ -d "$data/rl" ] || rm -rf "$data/test"
+  stage "$data/rl" python data.py synth --out "$data" --seed "$seed"
+  cat > "$out/note.txt" <<NOTE
+@NOTE@
+NOTE
 else # real programs are long: fewer of them, so that the tiny model passes through every stage in minutes
-  sft="--steps 120 --batch 16 --micro-batch 4"; virl="--steps 8 --prompts 4 --max-new-tokens 384 --overlong 64"; evaluate="--samples 1 --max-new-tokens 384"; regime=real
+  sft="--steps 120 --batch 16 --micro-batch 4"; virl="--steps 8 --prompts 4 --updates 1 --max-new-tokens 384 --overlong 64"
+  evaluate="--samples 1 --max-new-tokens 384"
+  echo "Samples: $data. The model is the tiny, randomly initialised one and the stages are short: this run shows that the data passes through every stage, not what can be learned from it." > "$out/note.txt"
 fi
 python data.py stats "$data"
-[ -f "$out/sft/config.json" ] ||
-  run python sft.py --model "$out/tiny" --build-tiny --data "$data/sft" --out "$out/sft" --seed "$seed" $sft $(resume_if "$out/sft")
-[ -f "$out/virl/config.json" ] ||
-  run python virl.py --model "$out/sft" --data "$data/rl" --out "$out/virl" --seed "$seed" $virl $(resume_if "$out/virl")
+stage "$out/sft/config.json" python sft.py --model "$out/tiny" --build-tiny --data "$data/sft" --out "$out/sft" --seed "$seed" $sft $(resume_if "$out/sft")
+stage "$out/virl/config.json" python virl.py --model "$out/sft" --data "$data/rl" --out "$out/virl" --seed "$seed" $virl $(resume_if "$out/virl")
 # The honest control: the same start, more SFT on the same labels, for the wall time that ViRL took.
-seconds=$(python -c "import json, sys; print(json.loads(open(sys.argv[1]).readlines()[-1])['seconds'])" "$out/virl/metrics.jsonl")
-[ -f "$out/control/config.json" ] ||
-  run python sft.py --model "$out/sft" --data "$data/sft" --out "$out/control" --seed $((seed + 1)) --steps 1000000 --max-seconds "$seconds" $(resume_if "$out/control")
+seconds=$(tail -n 1 "$out/virl/metrics.jsonl" | python -c "import json, sys; print(json.load(sys.stdin)['seconds'])")
+stage "$out/control/config.json" python sft.py --model "$out/sft" --data "$data/sft" --out "$out/control" --seed $((seed + 1)) $sft \
+  --steps 1000000 --max-seconds "$seconds" $(resume_if "$out/control")
 for name in sft control virl; do
   case $name in sft) label="SFT" ;; control) label="SFT continued" ;; virl) label="SFT + ViRL" ;; esac
-  [ -f "$out/eval/$name/scores.json" ] ||
-    run python eval.py --model "$out/$name" --data "$data/test" --out "$out/eval/$name" --label "$label" --seed "$seed" $evaluate ${resume:+--resume}
+  stage "$out/eval/$name/report.html" python eval.py --model "$out/$name" --data "$data/test" --out "$out/eval/$name" --label "$label" \
+    --seed "$seed" $evaluate ${resume:+--resume}
 done
-run python eval.py --compare "$out/eval/sft" "$out/eval/control" "$out/eval/virl" --out "$out"
+run python eval.py --compare "$out/eval/sft" "$out/eval/control" "$out/eval/virl" --out "$out" --note "$out/note.txt" \
+  --curves "$out/sft" "$out/virl" "$out/control"
 echo "done in $(( ($(date +%s) - started) / 60 )) min $(( ($(date +%s) - started) % 60 )) s after set-up. Open $out/report.html"

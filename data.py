@@ -159,16 +159,16 @@ NAMES = {"svg": "SVG", "html": "HTML", "python": "Python", "latex": "LaTeX"}
 DOMAIN_OF = {"svg": "svg", "html": "web", "python": "chart", "latex": "latex"}
 
 
-def draw_scene(rng, language, low, high):
-    """A random scene with `low` to `high` elements."""
+def draw_scene(rng, language, low, high, sizes):
+    """A random scene with `low` to `high` elements of the given sizes (sides in pixels, heights of bars)."""
     n = rng.randint(low, high)
     colours = rng.sample(COLOURS, n)
     if language == "python":
-        return rng.choice(("bar", "barh")), [(rng.randint(1, 8), c) for c in colours]
+        return rng.choice(("bar", "barh")), [(rng.choice(sizes), c) for c in colours]
     scene = []
     for colour in colours:
         kind = rng.choice(("rect", "circle", "triangle") if language == "svg" else ("rect", "circle"))
-        w, h = rng.randrange(16, 33, GRID), rng.randrange(16, 33, GRID)
+        w, h = rng.choice(sizes), rng.choice(sizes)
         h = w if kind == "circle" else h
         scene.append((kind, rng.randrange(0, CANVAS - w + 1, GRID), rng.randrange(0, CANVAS - h + 1, GRID), w, h, colour))
     return sorted(scene, key=lambda e: (e[1], e[2]))  # people write from left to right, too; a fixed order is learnable
@@ -237,8 +237,8 @@ def fenced(language, code):
     return f"```{language}\n{code}\n```"
 
 
-def synth_split(count, seed, languages, elements, refine, label_jitter, broken, labels, source):
-    """`count` scenes -> (Sample without image, true program) pairs. `elements[language] = (low, high)`.
+def synth_split(count, seed, languages, scenes, refine, label_jitter, broken, labels, source):
+    """`count` scenes -> (Sample without image, true program) pairs. `scenes[language]`: arguments of `draw_scene`.
 
     `labels`: False leaves the answer empty (a target without code). `label_jitter` is the probability that a number
     of the *label* is off by one step, `broken` the share of labels that are damaged: the imperfect corpus. The image
@@ -248,7 +248,7 @@ def synth_split(count, seed, languages, elements, refine, label_jitter, broken, 
     pairs = []
     for i in range(count):
         language = languages[i % len(languages)]
-        scene = draw_scene(rng, language, *elements[language])
+        scene = draw_scene(rng, language, *scenes[language])
         truth = scene_code(language, scene)
         label = scene_code(language, jitter(rng, language, scene, label_jitter))
         if rng.random() < broken:
@@ -265,20 +265,22 @@ def synth_split(count, seed, languages, elements, refine, label_jitter, broken, 
     return pairs
 
 
-# The regime of the embedded default (README, "The regime"): few, imperfect labels; many targets without code, among
-# them harder ones. Elements per scene: what the labels cover, and what only the targets cover.
-LABELLED = {"svg": (1, 2), "html": (1, 2), "python": (2, 3)}
-TARGETS = {"svg": (2, 3), "html": (2, 3), "python": (3, 4)}
+# The regime of the embedded default (README, "The regime"): imperfect labels; many targets without code, half of them
+# larger than anything labelled. Least and most elements of a scene, and their sizes.
+LABELLED = {"svg": (1, 2, (16, 24)), "html": (1, 2, (16, 24)), "python": (2, 3, (1, 2, 3, 4, 5, 6))}
+TARGETS = {"svg": (1, 2, (24, 32)), "html": (1, 2, (24, 32)), "python": (2, 3, (2, 3, 4, 5, 6, 7))}
 MIXTURE = ("svg", "html", "svg", "svg", "python", "svg")  # scenes take these in turn; an SVG renders 20 times as fast
 
 
-def synth(out, labelled=2400, targets=2400, test=768, seed=0, label_jitter=0.2, broken=0.1, languages=MIXTURE,
+def synth(out, labelled=4800, targets=2400, test=768, seed=0, label_jitter=0.1, broken=0.1, languages=MIXTURE,
           workers=None, unsafe=False):
     """Write the embedded default's samples to `out`/{sft,rl,test}. Targets are rendered by render.py.
 
     Languages whose renderer is missing are left out and said so. A true program that does not render stops the run.
     """
     from tqdm import tqdm
+    if unknown := [k for k in languages if k not in INSTRUCTIONS]:
+        raise SystemExit(f"error: there are no embedded samples in {unknown[0]!r}; known are {', '.join(INSTRUCTIONS)}.")
     absent = {} if unsafe else {k: why for k, why in available().items() if why and k in languages}
     for language, why in absent.items():
         print(f"{language} is left out: it cannot be rendered here ({why})")
@@ -286,13 +288,14 @@ def synth(out, labelled=2400, targets=2400, test=768, seed=0, label_jitter=0.2, 
     if not languages:
         raise SystemExit("error: none of these languages can be rendered here. `python render.py --doctor` says what is missing.")
     with Renderer(workers=workers, unsafe=unsafe) as renderer:
-        make = lambda n, salt, **kw: synth_split(n, f"{seed}/{salt}", languages, **kw)
+        make = lambda n, salt, mixture=languages, **kw: synth_split(n, f"{seed}/{salt}", mixture, **kw)
+        cheap = languages + [k for k in languages if k == "svg"]  # ViRL renders eight answers to each of its targets
         splits = {
-            "test": make(test // 2, "test-a", elements=LABELLED, refine=0.25, label_jitter=0, broken=0, labels=True, source="synth/labelled")
-            + make(test - test // 2, "test-b", elements=TARGETS, refine=0.25, label_jitter=0, broken=0, labels=True, source="synth/target-only"),
-            "sft": make(labelled, "sft", elements=LABELLED, refine=0.25, label_jitter=label_jitter, broken=broken, labels=True, source="synth/labelled"),
-            "rl": make(targets // 2, "rl-a", elements=LABELLED, refine=0.25, label_jitter=0, broken=0, labels=False, source="synth/labelled")
-            + make(targets - targets // 2, "rl-b", elements=TARGETS, refine=0.25, label_jitter=0, broken=0, labels=False, source="synth/target-only"),
+            "test": make(test // 2, "test-a", scenes=LABELLED, refine=0.25, label_jitter=0, broken=0, labels=True, source="synth/labelled")
+            + make(test - test // 2, "test-b", scenes=TARGETS, refine=0.25, label_jitter=0, broken=0, labels=True, source="synth/target-only"),
+            "sft": make(labelled, "sft", scenes=LABELLED, refine=0.25, label_jitter=label_jitter, broken=broken, labels=True, source="synth/labelled"),
+            "rl": make(targets // 2, "rl-a", cheap, scenes=LABELLED, refine=0.25, label_jitter=0, broken=0, labels=False, source="synth/labelled")
+            + make(targets - targets // 2, "rl-b", cheap, scenes=TARGETS, refine=0.25, label_jitter=0, broken=0, labels=False, source="synth/target-only"),
         }
         jobs = [(s.language, truth, (CANVAS, CANVAS)) for pairs in splits.values() for s, truth in pairs]
         futures = [renderer.submit(*job) for job in jobs]
@@ -398,14 +401,17 @@ def split_dirs(path):
 
 
 def stats(path):
+    """Print what a data directory holds: per split and kind the number of samples and the length of their code."""
     for split in split_dirs(path):
         samples = read_samples(split)
-        print(f"{split}: {len(samples)} samples")
-        for key, n in sorted(Counter((s.language, s.task, s.source, bool(s.answer)) for s in samples).items()):
-            group = [s for s in samples if (s.language, s.task, s.source, bool(s.answer)) == key]
-            size = sorted(len(s.answer or s.prompt) for s in group)
-            print(f"  {key[0]:8} {key[1]:9} {key[2]:24} {'with code' if key[3] else 'no code':10} {n:6}"
-                  f"  characters median {size[len(size) // 2]}, max {size[-1]}")
+        sources = sorted({s.source for s in samples})
+        print(f"{split}: {len(samples)} samples of {len(sources)} source(s)" + (f": {', '.join(sources)}" if len(sources) < 4 else ""))
+        kinds = {}
+        for s in samples:
+            kinds.setdefault((s.domain, s.language, s.task, "with code" if s.answer else "no code"), []).append(len(s.answer or s.prompt))
+        for kind, sizes in sorted(kinds.items()):
+            sizes.sort()
+            print("  {:6} {:7} {:9} {:9}".format(*kind) + f" {len(sizes):6}  characters median {sizes[len(sizes) // 2]}, max {sizes[-1]}")
 
 
 def view(path, out, limit=60):
@@ -428,10 +434,10 @@ def main():
     commands = parser.add_subparsers(dest="command", required=True)
     p = commands.add_parser("synth", help="make the embedded default's samples", allow_abbrev=False)
     p.add_argument("--out", required=True, help="directory to write (sft, rl, test below it)")
-    p.add_argument("--labelled", type=int, default=2400, help="number of image-code pairs for SFT")
+    p.add_argument("--labelled", type=int, default=4800, help="number of image-code pairs for SFT")
     p.add_argument("--targets", type=int, default=2400, help="number of target images without code for ViRL")
     p.add_argument("--test", type=int, default=768, help="number of held-out samples")
-    p.add_argument("--label-jitter", type=float, default=0.2, help="probability that a number in a label is off by one step")
+    p.add_argument("--label-jitter", type=float, default=0.1, help="probability that a number in a label is off by one step")
     p.add_argument("--broken", type=float, default=0.1, help="share of labels that are damaged")
     p.add_argument("--languages", default=",".join(MIXTURE), help="comma-separated languages, taken in turn")
     p.add_argument("--seed", type=int, default=0, help="seed of the scenes")

@@ -44,7 +44,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from skimage.color import deltaE_ciede2000, rgb2lab
@@ -61,6 +61,7 @@ METRICS = REWARD_PARTS + OUTSIDE_PARTS
 SHOWN = ("execution", "visual", "reward", "outside")  # the columns of tables and bars
 MODES = {"greedy": "greedy", "t1": "T=1"}
 BASELINES = {"blank": "blank canvas", "other": "random other", "copy": "copy input (refine)"}
+MOST_SOURCES = 12
 SIDE = 336  # pixels: longest side at which the outside metrics look at an image
 GALLERY = 2000  # items whose pictures are kept and shown
 LONGEST_CODE = 20_000  # characters: the edit distance is quadratic
@@ -410,9 +411,14 @@ def mean_se(values):
 
 
 def groups_of(items):
-    """{(kind, name): set of ids}: all, then per language, source and task. items: {id: object of items.jsonl}."""
+    """{(kind, name): set of ids}: all, then per language, source and task. items: {id: object of items.jsonl}.
+
+    Not per source where there are more than MOST_SOURCES (real data names a file for each image).
+    """
     groups = {("all", "all"): set(items)}
     for kind in ("language", "source", "task"):
+        if len({item[kind] for item in items.values()}) > MOST_SOURCES:
+            continue
         for id_, item in items.items():
             groups.setdefault((kind, item[kind]), set()).add(id_)
     return groups
@@ -612,7 +618,8 @@ def write_report(runs, path, note="", training=()):
                        f'{"".join(bars(runs, m) for m in SHOWN)}</div>',
         f"{last['label']} against the others": len(runs) > 1 and html_table(*difference_table(runs)) + "<p>Paired over the same items: mean ± "
                                                "standard error, * beyond two of them, [95 % bootstrap interval].</p>",
-        **{f"By {kind}": html_table(*score_table(runs, kind), last["label"]) for kind in ("language", "source", "task")},
+        **{f"By {kind}": html_table(*score_table(runs, kind), last["label"]) for kind in ("language", "source", "task")
+           if any(g[0] == kind for g in last["table"])},
         "How to read this": "<p>execution: share of programs that render. visual and reward: what ViRL trains on. outside: a visual metric that "
                             "shares no code with the reward (masked SSIM, edges, palette, coarse layout). Columns without T=1 are greedy.</p><ul>"
                             + "".join(f"<li>{esc(run['label'])}: {esc(run['counts'])}</li>" for run in runs) + "</ul>",
@@ -626,6 +633,24 @@ def write_report(runs, path, note="", training=()):
 <title>nanoVinci: evaluation</title><style>{STYLE}</style><main><h1>nanoVinci: from image to code</h1><p class=lead>{n} held-out images,
 {len(runs)} run{"s" * (len(runs) > 1)}, greedy answers and answers sampled at temperature 1. Means ± standard error over images; a program that
 fails counts 0.</p>{body}</main><script type="application/json" id=data>{gallery(runs)}</script><script>{SCRIPT}</script></html>""")
+
+
+def write_sheet(runs, path, columns=16, side=64):
+    """PNG for a quick look: targets in the first row, below them each run's first answer at temperature 1 (else greedy)."""
+    shown = [item for item in runs[0]["items"].values() if item["target"]]
+    shown = [shown[i] for i in np.unique(np.linspace(0, len(shown) - 1, columns).astype(int))]
+    answers = [{row["id"]: row for mode in MODES for row in run["rows"] if row["mode"] == mode and row["k"] == 0} for run in runs]
+    rows = [("target", [runs[0]["dir"] / item["target"] for item in shown])]
+    rows += [(run["label"], [(row := a.get(item["id"])) and row["render"] and run["dir"] / row["render"] for item in shown])
+             for run, a in zip(runs, answers)]
+    sheet = Image.new("RGB", (110 + (side + 8) * len(shown), (side + 8) * len(rows)), "#e3e7ee")
+    for y, (label, files) in enumerate(rows):
+        ImageDraw.Draw(sheet).text((8, y * (side + 8) + side // 2), label, fill="black")
+        for x, file in enumerate(files):
+            picture = Image.open(file).convert("RGB") if file else Image.new("RGB", (side, side), "#9aa5b8")  # grey: no image
+            picture.thumbnail((side, side))
+            sheet.paste(picture, (110 + x * (side + 8), 4 + y * (side + 8)))
+    sheet.save(path)
 
 
 STYLE = """
@@ -800,18 +825,19 @@ def score_file(args, samples, file):
 
 
 def report(runs, args):
-    """Write OUT/report.html (and comparison.json for several runs), print the closing tables."""
+    """Write OUT/report.html (for several runs also comparison.json and results.png), print the closing tables."""
     out = Path(args.out)
     write_report(runs, out / "report.html", Path(args.note).read_text(errors="replace") if args.note else "", args.curves)
     print()
     print_table(*score_table(runs, "language", SHOWN[:3]))
     if len(runs) > 1:
+        write_sheet(runs, out / "results.png")
         head, rows = difference_table(runs)
         write_text(out / "comparison.json", json.dumps({"head": head, "rows": rows}, indent=1))
         print()
         print_table(head, rows)
         print("paired over the same items: mean ± standard error, * beyond two of them, [95 % bootstrap interval]")
-    print(f"\nwrote {out / 'report.html'}")
+    print(f"\nwrote {out / 'report.html'}" + (f" and {out / 'results.png'}" if len(runs) > 1 else ""))
 
 
 def main():

@@ -261,6 +261,8 @@ def build_tiny(out, texts, seed=0, hidden=128, layers=3, context=4096, resolutio
     (by area, keeping its aspect ratio). Image tokens = resolution^2 / patch^2.
     """
     from transformers import GenerationConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+    from transformers.utils import logging
+    logging.disable_progress_bar()
     tokenizer = train_tokenizer(texts, vocabulary)
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in (
         ("image_token_id", "<|image_pad|>"), ("video_token_id", "<|video_pad|>"),

@@ -32,7 +32,7 @@ parser.add_argument("--build-tiny", action="store_true", help="build the tiny ra
 parser.add_argument("--data", default="out/data/sft", help="directory of parquet files; out/data/sft is made when missing")
 parser.add_argument("--eval-data", default="", help="held-out samples for the in-loop loss (default: DATA/../test if there)")
 parser.add_argument("--out", default="out/sft", help="directory to write")
-parser.add_argument("--steps", type=int, default=1200, help="optimizer steps")
+parser.add_argument("--steps", type=int, default=1000, help="optimizer steps")
 parser.add_argument("--max-seconds", type=float, default=0, help="stop after this much training time; the learning rate decays by it (0: by steps)")
 parser.add_argument("--batch", type=int, default=32, help="samples per optimizer step over all processes")
 parser.add_argument("--micro-batch", type=int, default=32, help="samples per forward and backward on one process")

@@ -41,7 +41,7 @@ parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbre
 parser.add_argument("--model", default="out/sft", help="model directory or hub id to start from")
 parser.add_argument("--data", default="out/data/rl", help="directory of parquet files with target images; code is not read")
 parser.add_argument("--out", default="out/virl", help="directory to write")
-parser.add_argument("--steps", type=int, default=150, help="rollout phases")
+parser.add_argument("--steps", type=int, default=160, help="rollout phases")
 parser.add_argument("--max-seconds", type=float, default=0, help="stop after this much training time (0: by steps)")
 parser.add_argument("--prompts", type=int, default=16, help="prompts per step over all processes")
 parser.add_argument("--group", type=int, default=8, help="rollouts per prompt (G)")
@@ -55,7 +55,7 @@ parser.add_argument("--clip-low", type=float, default=0.2, help="lower clip of t
 parser.add_argument("--clip-high", type=float, default=0.28, help="upper clip of the probability ratio")
 parser.add_argument("--overlong", type=int, default=16, help="tokens before the limit over which the length penalty rises to 0.5")
 parser.add_argument("--lr", type=float, default=3e-4, help="AdamW learning rate")
-parser.add_argument("--matrix-lr", type=float, default=0.0, help="Muon learning rate of the inner matrices (0: AdamW for all)")
+parser.add_argument("--matrix-lr", type=float, default=0.002, help="Muon learning rate of the inner matrices (0: AdamW for all)")
 parser.add_argument("--weight-decay", type=float, default=0.0, help="decoupled weight decay of the inner matrices")
 parser.add_argument("--warmup", type=int, default=5, help="steps of linear warm-up")
 parser.add_argument("--decay", type=float, default=0.3, help="last fraction of the run with linear decay to zero")
@@ -236,7 +236,10 @@ def main():
                     futures[rollout.example, rollout.sample] = renderer.submit(s.language, code, (s.width, s.height))
 
             policy.dtype = torch.float32 if device.type == "cpu" else getattr(torch, args.dtype)
+            threads = torch.get_num_threads()
+            torch.set_num_threads(max(1, threads - 1))  # two renderers and two decoding threads on two cores hinder each other
             groups = generate(policy, prompts, args.group, args.max_new_tokens, args.temperature, seeds, args.slots, on_finish)
+            torch.set_num_threads(threads)
             t1 = time.perf_counter()
 
             # --- render and reward ---------------------------------------------------------------------------------------
@@ -251,10 +254,8 @@ def main():
             policy.train()
             policy.dtype = getattr(torch, args.dtype)
             order = sorted(np.flatnonzero(kept), key=lambda p: max(len(r.token_ids) for r in groups[p]))
-            share = math.ceil(len(order) / args.updates)
-            stats = []
-            old_logp = {}
-            micro = lambda ps: [order_ps for order_ps in (ps[i:i + args.micro_groups] for i in range(0, len(ps), args.micro_groups))]
+            stats, old_logp = [], {}
+            micro = lambda ps: [ps[i:i + args.micro_groups] for i in range(0, len(ps), args.micro_groups)]
 
             def logprobs_of(ps):
                 """Log-probabilities and entropies [N] of all rollouts of the groups ps; the vision tower runs once a group."""
@@ -263,7 +264,7 @@ def main():
 
             chunks = [micro(order[u::args.updates]) for u in range(args.updates)]
             if args.updates > 1:
-                with torch.no_grad():
+                with torch.no_grad(), P.gathered(policy):  # ranks may hold different numbers of kept groups
                     for ps in (ps for chunk in chunks for ps in chunk):
                         old_logp[tuple(ps)] = logprobs_of(ps)[0]
             for chunk in chunks:

@@ -272,7 +272,7 @@ TARGETS = {"svg": (1, 2, (24, 32)), "html": (1, 2, (24, 32)), "python": (2, 3, (
 MIXTURE = ("svg", "html", "svg", "svg", "python", "svg")  # scenes take these in turn; an SVG renders 20 times as fast
 
 
-def synth(out, labelled=4800, targets=2400, test=768, seed=0, label_jitter=0.1, broken=0.1, languages=MIXTURE,
+def synth(out, labelled=3200, targets=2400, test=768, seed=0, label_jitter=0.1, broken=0.1, languages=MIXTURE,
           workers=None, unsafe=False):
     """Write the embedded default's samples to `out`/{sft,rl,test}. Targets are rendered by render.py.
 
@@ -434,7 +434,7 @@ def main():
     commands = parser.add_subparsers(dest="command", required=True)
     p = commands.add_parser("synth", help="make the embedded default's samples", allow_abbrev=False)
     p.add_argument("--out", required=True, help="directory to write (sft, rl, test below it)")
-    p.add_argument("--labelled", type=int, default=4800, help="number of image-code pairs for SFT")
+    p.add_argument("--labelled", type=int, default=3200, help="number of image-code pairs for SFT")
     p.add_argument("--targets", type=int, default=2400, help="number of target images without code for ViRL")
     p.add_argument("--test", type=int, default=768, help="number of held-out samples")
     p.add_argument("--label-jitter", type=float, default=0.1, help="probability that a number in a label is off by one step")

@@ -41,7 +41,7 @@ parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbre
 parser.add_argument("--model", default="out/sft", help="model directory or hub id to start from")
 parser.add_argument("--data", default="out/data/rl", help="directory of parquet files with target images; code is not read")
 parser.add_argument("--out", default="out/virl", help="directory to write")
-parser.add_argument("--steps", type=int, default=160, help="rollout phases")
+parser.add_argument("--steps", type=int, default=144, help="rollout phases")
 parser.add_argument("--max-seconds", type=float, default=0, help="stop after this much training time (0: by steps)")
 parser.add_argument("--prompts", type=int, default=16, help="prompts per step over all processes")
 parser.add_argument("--group", type=int, default=8, help="rollouts per prompt (G)")

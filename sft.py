@@ -190,7 +190,7 @@ def main():
             with open(out / "metrics.jsonl", "a") as f:
                 f.write(json.dumps(record) + "\n")
             bar.set_postfix(step=step, loss=f"{loss:.3f}", tokens_s=f"{record['tokens_per_second']:.0f}", refresh=False)
-            bar.update((elapsed if args.max_seconds else step) - bar.n)
+            bar.update((min(elapsed, args.max_seconds) if args.max_seconds else step) - bar.n)
         if bad_in_a_row == 3:
             P.save_state(out, step, policy, optimizers, {"elapsed": elapsed, "skipped": skipped})
             raise SystemExit(f"error: loss or gradient was not finite in 3 steps in a row; sample ids in {out}/nonfinite.jsonl, "

@@ -315,7 +315,7 @@ def main():
                 if step % args.sample_every == 0 or step == 1:
                     picture(batch, renders, out / "samples" / f"step_{step}.png")
                 bar.set_postfix(step=step, reward=f"{record['reward']:.3f}", run=f"{record['execution']:.2f}", kept=f"{record['kept']:.2f}", refresh=False)
-                bar.update((elapsed if args.max_seconds else step) - bar.n)
+                bar.update((min(elapsed, args.max_seconds) if args.max_seconds else step) - bar.n)
             if bad_in_a_row >= 3:
                 P.save_state(out, step, policy, optimizers, {"elapsed": elapsed, "skipped": skipped})
                 raise SystemExit(f"error: loss or gradient was not finite 3 times in a row; prompts in {out}/nonfinite.jsonl, "

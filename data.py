@@ -335,8 +335,11 @@ def infer_language(sample):
     return ""
 
 
-def check_sample(sample):
-    """Why a foreign row cannot be used ("" = it can). Fills language, domain, task, width and height in place."""
+def check_sample(sample, answer=True):
+    """Why a foreign row cannot be used ("" = it can). Fills language, domain, task, width and height in place.
+
+    answer: whether the row must have one (ViRL needs none).
+    """
     if not sample.prompt.strip():
         return "empty instruction"
     if not sample.image:
@@ -349,8 +352,7 @@ def check_sample(sample):
         sample.language = infer_language(sample)
     if sample.language not in LANGUAGES:
         return "unknown language"
-    code, _ = extract_code(sample.answer, sample.language)
-    if code is None:
+    if answer and extract_code(sample.answer, sample.language)[0] is None:
         return f"answer without one ```{sample.language} fence"
     sample.domain = sample.domain or DOMAIN_OF[sample.language]
     if sample.domain not in DOMAINS:
@@ -358,6 +360,26 @@ def check_sample(sample):
     if sample.task not in ("generate", "refine"):
         return "unknown task"
     return ""
+
+
+def usable(samples, path, answer=True):
+    """The samples read from `path` that can be used; prints how many cannot, and why (main process only).
+
+    Raises SystemExit with one line when more than 0.1 % cannot: that is no accident but the wrong data.
+    """
+    kept, bad = [], []
+    for i, sample in enumerate(samples):
+        sample.id = sample.id or f"row {i}"
+        reason = check_sample(sample, answer)
+        bad.append((sample.id, reason)) if reason else kept.append(sample)
+    if bad:
+        what = (f"{len(bad)} of {len(samples)} samples of {path} cannot be used, first {bad[0][0]}: {bad[0][1]} "
+                f"({', '.join(f'{n} {why}' for why, n in Counter(why for _, why in bad).most_common())})")
+        if len(bad) > len(samples) / 1000:
+            raise SystemExit(f"error: {what}. `python data.py import` sorts out such rows and writes what is left.")
+        if os.environ.get("RANK", "0") == "0":
+            print(f"set aside: {what}")
+    return kept
 
 
 def import_files(paths, out, limit=0):

@@ -94,17 +94,15 @@ def main():
     base_lr = [[g["lr"] for g in o.param_groups] for o in optimizers]
 
     # ------------------------------------------------------------------------------------------------------------- data
-    samples = data.read_samples(args.data)
-    bad = [(s.id, why) for s in samples if (why := "" if s.answer else "no answer")]
+    samples = data.usable(data.read_samples(args.data), args.data)
     limit = min(args.max_length, policy.context)
     lengths = [policy.count_tokens(s.prompt, s.answer, s.width, s.height) for s in samples]
-    fit = [i for i, n in enumerate(lengths) if n <= limit and samples[i].answer]
+    fit = [i for i, n in enumerate(lengths) if n <= limit]
     if main_rank:
-        print(f"{len(samples)} samples: {len(fit)} used, {len(bad)} set aside for having no answer, "
-              f"{len(samples) - len(bad) - len(fit)} for more than {limit} tokens; "
+        print(f"{len(samples)} samples: {len(fit)} used, {len(samples) - len(fit)} set aside for more than {limit} tokens; "
               f"{sum(p.numel() for p in policy.parameters()) / 1e6:.2f}M parameters")
     if not fit:
-        raise SystemExit(f"error: no sample of {args.data} has an answer and fits {limit} tokens; raise --max-length.")
+        raise SystemExit(f"error: no sample of {args.data} fits {limit} tokens; raise --max-length.")
     samples, lengths = [samples[i] for i in fit], [lengths[i] for i in fit]
 
     @lru_cache(maxsize=4096 if max(s.width * s.height for s in samples) <= 128 * 128 else 0)
@@ -113,7 +111,7 @@ def main():
         return policy.encode(s.prompt, data.open_image(s), s.answer)
 
     eval_dir = Path(args.eval_data) if args.eval_data else Path(args.data).parent / "test"
-    held_out = [s for s in data.read_samples(eval_dir) if s.answer] if args.eval_data or eval_dir.is_dir() else []
+    held_out = data.usable(data.read_samples(eval_dir), eval_dir) if args.eval_data or eval_dir.is_dir() else []
     held_out = [held_out[i] for i in data.epoch_order(len(held_out), 0, "held-out")]
     held_out = [s for s in held_out if policy.count_tokens(s.prompt, s.answer, s.width, s.height) <= limit][:128]
     held_out = [policy.encode(s.prompt, data.open_image(s), s.answer) for s in held_out]

@@ -188,7 +188,7 @@ def main():
     P.shard(policy)
     optimizers = P.build_optimizers(policy, args.lr, args.matrix_lr, args.weight_decay)
     base_lr = [[g["lr"] for g in o.param_groups] for o in optimizers]
-    samples = data.read_samples(args.data)
+    samples = data.usable(data.read_samples(args.data), args.data, answer=False)
     total = len(samples)
     absent = {} if args.unsafe_render else {k: why for k, why in available().items() if why}
     samples = [s for s in samples if s.language not in absent]

@@ -58,7 +58,9 @@ def test_virl_on_two_processes_gives_the_same_curve(base, trained):
     for a, b in zip(metrics(trained), metrics(base / "two"), strict=True):
         assert abs(a["reward"] - b["reward"]) < 1e-6 and a["kept"] == b["kept"] and a["length"] == b["length"]
         assert (a["loss"] is None) == (b["loss"] is None)
-        assert a["loss"] is None or abs(a["loss"] - b["loss"]) < 1e-4 and abs(a["grad_norm"] / b["grad_norm"] - 1) < 2e-3
+        if a["loss"] is not None:
+            assert b["loss"] == pytest.approx(a["loss"], abs=1e-4) and b["grad_norm"] == pytest.approx(a["grad_norm"], rel=2e-3, abs=1e-6)
+    assert any(m["grad_norm"] for m in metrics(trained))
 
 
 def test_virl_killed_and_resumed_equals_uninterrupted(base, trained):

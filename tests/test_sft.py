@@ -115,6 +115,17 @@ def test_batch_plan_is_a_permutation_that_depends_on_seed_and_epoch_alone():
     assert inside < 25  # similar lengths together: unsorted batches of 8 spread over about 40 of 50
 
 
+@pytest.mark.parametrize("field, value, words", [
+    ("image", b"no picture", "unreadable image"), ("answer", "no fence", "answer without one"), ("language", "cobol", "unknown language")])
+def test_unusable_samples_stop_the_run_with_their_reason(one_process, tiny, tmp_path, field, value, words):
+    import data
+    samples = data.read_samples(one_process / "data" / "sft")
+    setattr(samples[3], field, value)
+    data.write_samples(samples, tmp_path / "data" / "sft" / "part-0.parquet")
+    result = run(*arguments(tiny, tmp_path / "data", tmp_path / "out"), check=False)
+    assert result.returncode != 0 and "1 of 36 samples" in result.stderr and words in result.stderr and "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize("change, words", [
     ({"--data": "absent"}, "does not exist"), ({"--model": "absent"}, "no model at"), ({"--max-length": 10}, "raise --max-length"),
     ({"--out": "/proc/none"}, "/proc/none"), ({"--resume": ""}, "nothing to resume"), ({"--lerning": 1}, "unrecognized arguments")])

@@ -49,7 +49,7 @@ missing_packages() {
   kpsewhich pgfplots.sty > /dev/null 2>&1 || echo texlive-pictures
   kpsewhich chemfig.sty > /dev/null 2>&1 || echo texlive-science
   kpsewhich sfrm1000.pfb > /dev/null 2>&1 || echo cm-super-minimal
-  fc-list 2> /dev/null | grep -q Liberation || echo fonts-liberation fontconfig
+  { fc-list 2> /dev/null || true; } | grep -q Liberation || echo fonts-liberation fontconfig
 }
 system_setup() {
   browser_package=chromium-headless-shell

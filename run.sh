@@ -138,7 +138,7 @@ The regime. Labels: 3,200 image-code pairs in SVG, HTML and Python (4 : 1 : 1), 
 "SFT continued" is the control: the same start and the same labels, more SFT for the wall time that ViRL took. With unlimited clean labels more SFT would win (LOG.md); this is the situation in which people turn to ViRL: SFT near its plateau, labels limited and imperfect, images plenty.
 NOTE
 else # real programs are long: fewer of them, so that the tiny model passes through every stage in minutes
-  sft="--steps 120 --batch 16 --micro-batch 4"; virl="--steps 8 --prompts 4 --updates 1 --max-new-tokens 384 --overlong 64"
+  sft="--steps 60 --batch 8 --micro-batch 4"; virl="--steps 8 --prompts 4 --updates 1 --max-new-tokens 384 --overlong 64"
   evaluate="--samples 1 --max-new-tokens 384"
   echo "Samples: $data. The model is the tiny, randomly initialised one and the stages are short: this run shows that the data passes through every stage, not what can be learned from it." > "$out/note.txt"
 fi

@@ -207,7 +207,7 @@ def test_compare_and_report_in_a_browser(scored, monkeypatch, capsys):
     run_eval(monkeypatch, "--compare", scored / "runs" / "B", scored / "runs" / "A", "--out", scored / "both", "--note", scored / "note.txt", "--curves", training)
     printed = capsys.readouterr().out
     assert "compared on the 7 items that all runs answered; 1 others are left out" in printed
-    assert any(line.startswith("A ") and "execution greedy" in line for line in printed.splitlines())
+    assert any(line.startswith("A ") and "execution greedy" in line for line in printed.split("\n")), printed
     if not find_chromium():
         pytest.skip("no Chromium: the page was written but not opened")
     from playwright.sync_api import sync_playwright

@@ -168,7 +168,6 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
 
     def advance(where, logits):
         """Sample one token for the slots `where` [n] from logits [n, V]; hand out the answers that end with it."""
-        nonlocal live
         at = count[where]  # [n]
         token, logp = pick(logits, banned, temperature, uniform[where, at].to(device))
         last[where.to(device)] = token

@@ -255,7 +255,7 @@ def image_processor_class():
 
 
 def build_tiny(out, texts, seed=0, hidden=128, layers=3, context=4096, resolution=64, patch=16, vocabulary=768):
-    """Write a randomly initialised Qwen3-VL of about 1.2M parameters to `out`, as an ordinary Hugging Face directory.
+    """Write a randomly initialised Qwen3-VL of about 1.3M parameters to `out`, as an ordinary Hugging Face directory.
 
     texts: iterable of str, the tokenizer's training text. resolution: pixels of the square that an image is scaled to
     (by area, keeping its aspect ratio). Image tokens = resolution^2 / patch^2.
@@ -501,11 +501,11 @@ def clip_gradients(policy, limit):
     return (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()
 
 
-def progress_bar(name, steps, seconds, shown):
-    """A bar with an ETA over `steps`, or over `seconds` of training where those are the limit (> 0)."""
+def progress_bar(name, steps, seconds, step, elapsed, shown):
+    """A bar with an ETA over `steps`, or over `seconds` of training where those are the limit (> 0), from where we are."""
     from tqdm import tqdm
     layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}{postfix}]"
-    return tqdm(total=seconds or steps, desc=name, unit="s" if seconds else "steps", disable=not shown, mininterval=1, bar_format=layout)
+    return tqdm(total=seconds or steps, initial=elapsed if seconds else step, desc=name, unit="s" if seconds else "steps", disable=not shown, mininterval=1, bar_format=layout)
 
 
 def trim_metrics(file, step):

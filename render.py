@@ -35,10 +35,11 @@ serves until a program crashes or overstays. HTML goes to a warm Chromium withou
 document for each page. Pixels come back through shared memory, with a size check, erased after reading. The clock
 starts when the job does; the deadline kills the whole process tree.
 
-Covered (attacks on most of these, each with a positive control, are in tests/test_render.py): reading host files, environment, other processes,
-other renders' pixels; writing outside the scratch folder; network and sockets; fork bombs and children that stay;
-memory, disk and output floods; spins that ignore signals; killing, stopping, tracing the server; oversized, symlink,
-fifo and bomb results; forged replies; TeX file access and shell escape; XML bombs; script bombs, reload loops, popups.
+Covered (tests/test_render.py attacks most of these, each with a positive control): reading host files, environment,
+other processes, other renders' pixels; writing outside the scratch folder; network and sockets; fork bombs and children
+that stay; memory, disk and output floods; spins that ignore signals; killing, stopping, tracing the server; oversized,
+symlink, fifo and bomb results; forged replies; TeX file access and shell escape; XML bombs; script bombs, reload loops,
+popups.
 Not covered: a hole in the kernel or in Chromium (its own inner sandbox is off, ours is around it); side channels
 such as timing; a program that draws a copy of an image that it has learnt by heart.
 

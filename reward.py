@@ -27,7 +27,6 @@ A failure of our own renderer is not the program's fault: every part is NaN and 
 Left out here: a text term, an encoder term, the original's formula, defences against long or over-painted programs.
 """
 import math
-import re
 
 import numpy as np
 from PIL import Image

@@ -130,8 +130,7 @@ stage() { # run a command unless FILE, the last thing it writes, is there
 if [ -z "$data" ]; then # the embedded default: what the bare commands do, too
   data=$out/data
   sft=""; virl=""; evaluate="--samples 2"
-  [ -d "$data/sft" ] && [ -d "$data/rl" ] || rm -rf "$data/test"
-  stage "$data/rl" python data.py synth --out "$data" --seed "$seed"
+  stage "$data/rl/part-0.parquet" python data.py synth --out "$data" --seed "$seed"
   cat > "$out/note.txt" <<NOTE
 The regime. Labels: 3,200 image-code pairs in SVG, HTML and Python (4 : 1 : 1), a quarter of them refinement (defective code in, corrected code out), imperfect as collected ones are: each number of a label is off by one step with probability 0.1, and 10 % of the labels are damaged (SVG and Python then fail, HTML draws something else). ViRL gets 2,400 target images without any code; half of them are like the labelled ones, half hold shapes and bars larger than any labelled image (source "synth/target-only" below). Held out: 768 images, half of each kind; none of them occurs in training.
 

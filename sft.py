@@ -53,7 +53,7 @@ parser.add_argument("--unsafe-render", action="store_true", help="making the emb
 
 def embedded_default(args):
     """Make the embedded samples and the tiny model where the default paths point to nothing (rank 0 only)."""
-    if args.data == "out/data/sft" and not Path(args.data).is_dir():
+    if args.data == "out/data/sft" and not Path("out/data/rl/part-0.parquet").exists():  # the last file of `synth`
         data.synth("out/data", unsafe=args.unsafe_render)
     if (args.model == "out/tiny" or args.build_tiny) and not Path(args.model).is_dir():
         P.build_tiny(args.model, [s.prompt + "\n" + s.answer for s in data.read_samples(args.data)], seed=args.seed)
@@ -133,7 +133,7 @@ def main():
     stop = []
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda number, frame: stop.append(number))
-    bar = P.progress_bar("sft", args.steps, args.max_seconds, main_rank)
+    bar = P.progress_bar("sft", args.steps, args.max_seconds, step, elapsed, main_rank)
     bad_in_a_row, plan, plan_epoch = 0, None, None
     while step < args.steps and not (args.max_seconds and elapsed >= args.max_seconds):
         started = time.perf_counter()

@@ -212,7 +212,7 @@ def main():
         signal.signal(name, lambda number, frame: stop.append(number))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     workers = args.render_workers or max(1, (os.cpu_count() or 1) // local)
-    bar = P.progress_bar("virl", args.steps, args.max_seconds, main_rank)
+    bar = P.progress_bar("virl", args.steps, args.max_seconds, step, elapsed, main_rank)
     bad_in_a_row = 0
     with Renderer(workers=workers, timeout=args.render_timeout, unsafe=args.unsafe_render, cache=20000) as renderer:
         while step < args.steps and not (args.max_seconds and elapsed >= args.max_seconds):

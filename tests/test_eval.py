@@ -173,7 +173,7 @@ def test_reference_code_scores_the_maximum(scored):
     base = scores["groups"]["all=all"]
     assert base["blank"]["n"] == base["other"]["n"] == 8 and 0 < base["copy"]["n"] < 8
     assert base["blank"]["visual"][0] < 0.05 and base["blank"]["outside"][0] < 0.15 and base["other"]["outside"][0] < 0.6
-    assert base["blank"]["code"][0] < 0.3 if "code" in base["blank"] else True
+    assert base["blank"]["code"][0] < 0.3
 
 
 @needs_svg

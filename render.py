@@ -14,7 +14,7 @@ svg     cairosvg at the target's width and the drawing's own aspect ratio, on wh
         are ignored, `data:` ones are drawn.
 html    Chromium at the target's width. The layout viewport is at most 720 high (what `100vh` means to a page whose
         full-length screenshot is the target), the image at least as high as the target and as long as the page, cut
-        at 8192. Taken when `load` has fired and half a second of the page's own clock has passed; CSS animations are
+        at 8192. Taken when half a second of the page's own clock has passed and `load` has fired; CSS animations are
         taken at their end, endless ones at their start. Math.random is seeded. No network, popups and dialogs closed.
 python  The program runs as it is, seeded, in an empty folder; saving and showing are patched, its source never. The
         result is the last image saved (matplotlib, Pillow, plotly), else the newest image file in the folder
@@ -524,6 +524,7 @@ CHROMIUM_FLAGS = """--headless --no-sandbox --disable-gpu --mute-audio --no-firs
 FRESH_DOCUMENT = """(() => { let s = 1; Math.random = () => { s = s + 0x6D2B79F5 | 0;
   let t = Math.imul(s ^ s >>> 15, 1 | s); t = t + Math.imul(t ^ t >>> 7, 61 | t) ^ t;
   return ((t ^ t >>> 14) >>> 0) / 4294967296 };
+  window.name = '';  // it would outlive the page
   const D = Date, shift = 1750000000000 - D.now(), now = () => D.now() + shift;
   window.Date = new Proxy(D, { construct: (_, a) => a.length ? new D(...a) : new D(now()),
     apply: () => new D(now()).toString(), get: (_, key) => key === 'now' ? now : D[key] }) })()"""
@@ -650,11 +651,14 @@ class Browser:
                       deviceScaleFactor=scale, mobile=False)
             self.viewport = (width, height, scale)
         self.pages, self.loaded = self.pages + 1, False
+        self.time_is_up, budget = False, dict(policy="pauseIfNetworkFetchesPending", budget=500)   # page's milliseconds
         self.call("Page.setDocumentContent", frameId=self.frame, html=code)
-        self.wait(lambda: self.loaded)
-        self.time_is_up = False
-        self.call("Emulation.setVirtualTimePolicy", policy="advance", budget=500)   # ms of the page's clock
-        self.wait(lambda: self.time_is_up)
+        self.call("Emulation.setVirtualTimePolicy", **budget)
+        while not (self.loaded and self.time_is_up):
+            if self.time_is_up:                                           # still loading: half a second more
+                self.time_is_up = False
+                self.call("Emulation.setVirtualTimePolicy", **budget)
+            self.handle(self.receive())
         self.call("Runtime.evaluate", expression=SETTLE)
         page = self.call("Page.getLayoutMetrics")["cssContentSize"]["height"]
         length = min(max(int(page), height), MAX_SIDE, MAX_PIXELS // width)
@@ -1188,12 +1192,13 @@ class Sandbox:
         status, height, width, length, texts_length = struct.unpack("5I", os.pread(self.pixels, 20, 0))
         texts = None
         # reads, no mapping: nothing that a child does to the memory can hurt this process
-        if status == OK:
-            check_size(width, height)
+        if status == OK and height <= MAX_SIDE and width <= MAX_SIDE and height * width <= MAX_PIXELS:
             payload = np.empty((height, width, 3), np.uint8)              # uint8 [H, W, 3]
             if os.preadv(self.pixels, [payload], HEADER) != payload.nbytes:
                 raise ConnectionError("short shared memory")
             texts = parse_texts(os.pread(self.pixels, min(texts_length, MAX_TEXTS), HEADER + payload.nbytes))
+        elif status == OK:                                                # deliver() lets no such image through
+            status, payload = REJECTED, b"the program forged the size of its image"
         else:
             payload = os.pread(self.pixels, min(length, 16 << 20), HEADER)
         os.ftruncate(self.pixels, 0)                                      # the next program must not find these
@@ -1348,7 +1353,7 @@ class Renderer:
                 except TimeoutError:
                     sandboxes.pop(family).close()
                     return "timeout", time.monotonic() - start, 0, b"", None
-            except (OSError, ValueError, Rejected) as error:
+            except (OSError, ValueError) as error:
                 if family in sandboxes:
                     sandboxes.pop(family).close()
                 problem = describe(error)

@@ -39,7 +39,7 @@ parser.add_argument("--micro-batch", type=int, default=32, help="samples per for
 parser.add_argument("--max-length", type=int, default=2048, help="tokens per sample at most; longer ones are set aside and counted")
 parser.add_argument("--lr", type=float, default=3e-3, help="AdamW learning rate")
 parser.add_argument("--matrix-lr", type=float, default=0.015, help="Muon learning rate of the inner matrices (0: AdamW for all)")
-parser.add_argument("--weight-decay", type=float, default=0.3, help="decoupled weight decay of the inner matrices")
+parser.add_argument("--weight-decay", type=float, default=0.01, help="decoupled weight decay of the inner matrices")
 parser.add_argument("--warmup", type=int, default=20, help="steps of linear warm-up")
 parser.add_argument("--decay", type=float, default=0.4, help="last fraction of the run with linear decay to zero")
 parser.add_argument("--clip", type=float, default=5.0, help="gradient norm limit")

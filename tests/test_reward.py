@@ -111,7 +111,8 @@ def test_our_own_failure_is_nan_not_zero():
 def test_command_line_prints_the_parts_and_explains(tmp_path):
     svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect x="8" y="8" width="24" height="16" fill="#f00"/>%s</svg>'
     Image.fromarray(TARGETS["two boxes"]).save(tmp_path / "t.png")
-    for name, text in (("half.svg", svg % ""), ("answer.txt", f"```svg\n{svg % '<rect x="36" y="40" width="20" height="20" fill="#00f"/>'}\n```"),
+    blue = '<rect x="36" y="40" width="20" height="20" fill="#00f"/>'
+    for name, text in (("half.svg", svg % ""), ("answer.txt", "```svg\n" + svg % blue + "\n```"),
                        ("broken.svg", "<svg"), ("two.txt", "```svg\na\n```\n```svg\nb\n```")):
         (tmp_path / name).write_text(text)
 

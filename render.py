@@ -6,6 +6,7 @@ Untrusted code in, pixels out: Python charts, HTML, SVG, LaTeX and SMILES, confi
 
     python render.py chart.py -o chart.png      # draw one file (.py .html .svg .tex .smi)
     python render.py --doctor                   # which engines are here, what is missing, how to install it
+    python render.py --attack                   # 154 hostile programs against the sandbox, minutes
 
 What each language gets (`size` is the target's (width, height) in pixels, or None):
 
@@ -35,7 +36,7 @@ serves until a program crashes or overstays. HTML goes to a warm Chromium withou
 document for each page. Pixels come back through shared memory, with a size check, erased after reading. The clock
 starts when the job does; the deadline kills the whole process tree.
 
-Covered (tests/test_render.py attacks most of these, each with a positive control): reading host files, environment,
+Covered (tests/attacks.py attacks all of it, between positive controls): reading host files, environment,
 other processes, other renders' pixels; writing outside the scratch folder; network and sockets; fork bombs and children
 that stay; memory, disk and output floods; spins that ignore signals; killing, stopping, tracing the server; oversized,
 symlink, fifo and bomb results; forged replies; TeX file access and shell escape; XML bombs; script bombs, reload loops,
@@ -391,33 +392,19 @@ def patch_matplotlib(saved, shown):
             texts.append((text.get_text().strip(), (x0, renderer.height - y1, x1, renderer.height - y0)))
     Text.draw = draw_text
 
-    def keep(canvas):
-        check_size(*canvas.get_renderer().get_canvas_width_height())
-        drawn.append((np.array(canvas.buffer_rgba()), texts[:]))         # uint8 [H, W, 4]
-
     def print_png(canvas, filename, *, pil_kwargs=None, **ignored):
         texts.clear()                            # what was drawn before only measured the layout
+        check_size(*canvas.get_width_height())
         FigureCanvasAgg.draw(canvas)
-        keep(canvas)
+        drawn.append((np.array(canvas.buffer_rgba()), texts[:]))         # uint8 [H, W, 4]
         if filename is not None:                 # fast compression: the file is for the program, not for us
             plain_write(Image.fromarray(drawn[-1][0]), filename, format="png", compress_level=1)
     FigureCanvasAgg.print_png = print_png
 
-    for name in ("print_jpg", "print_tif", "print_webp", "print_gif", "print_avif", "print_raw"):
-        def print_and_keep(canvas, *args, _plain=getattr(FigureCanvasAgg, name, None), **options):
-            texts.clear()
-            result = _plain(canvas, *args, **options)
-            keep(canvas)
-            return result
-        if hasattr(FigureCanvasAgg, name):
-            setattr(FigureCanvasAgg, name, functools.wraps(getattr(FigureCanvasAgg, name))(print_and_keep))
-    FigureCanvasAgg.print_jpeg, FigureCanvasAgg.print_tiff = FigureCanvasAgg.print_jpg, FigureCanvasAgg.print_tif
-    FigureCanvasAgg.print_rgba = FigureCanvasAgg.print_raw
-
     def savefig(figure, *args, **options):
         before = len(drawn)
         plain_savefig(figure, *args, **options)
-        if len(drawn) == before:                 # pdf, svg, eps: the same figure once more as pixels
+        if len(drawn) == before:                 # any other format: the same figure once more as pixels
             options = {k: v for k, v in options.items() if k not in ("format", "metadata", "backend", "fname")}
             plain_savefig(figure, None, format="png", **options)
         saved.append(drawn[-1])
@@ -748,7 +735,7 @@ class Server:
     """Runs as `render.py --serve`; talks to the slot outside (class Sandbox) over a socket and the shared memory."""
 
     def __init__(self, setup):
-        self.__dict__.update(setup)       # family, control, shared, scratch, cache, readable, unsafe, ...
+        self.__dict__.update(setup)       # family, control, shared, scratch, cache, readable, ...
         prctl(1, signal.SIGKILL)                                  # die with the slot
         prctl(4, 0)                                               # PR_SET_DUMPABLE: no child may look in here
         sys.path += [path for path in self.packages if path not in sys.path]
@@ -1144,7 +1131,7 @@ def available():
 class Sandbox:
     """One server of one family, seen from outside. Its process group, memory and folder end with close()."""
 
-    def __init__(self, family, unsafe):
+    def __init__(self, family):
         self.family, parts = family, confinement()
         self.control, theirs = socket.socketpair()
         self.pixels = os.memfd_create("pixels")
@@ -1158,7 +1145,7 @@ class Sandbox:
         readable, packages = engine_paths()
         readable += [cache, "/dev/urandom", "/dev/random", "/dev/zero"]
         setup = dict(family=family, control=theirs.fileno(), shared=self.pixels, scratch=scratch, cache=cache,
-                     readable=readable, packages=packages, parts=parts, own_pids=not folder, unsafe=unsafe,
+                     readable=readable, packages=packages, parts=parts, own_pids=not folder,
                      chromium=find_chromium(), texbin=find_tex(), pdftoppm=shutil.which("pdftoppm"))
         environment = dict(PATH="/usr/bin:/bin", HOME=scratch, TMPDIR=scratch, LANG="C.UTF-8", TZ="UTC",
                            XDG_CACHE_HOME=cache, MPLCONFIGDIR=cache, MPLBACKEND="agg", PYTHONHASHSEED="0",
@@ -1345,7 +1332,7 @@ class Renderer:
                     except OSError:                                       # it ended while tidying up
                         sandboxes.pop(family).close()
                 if family not in sandboxes:
-                    sandboxes[family] = Sandbox(family, self.unsafe)
+                    sandboxes[family] = Sandbox(family)
                     sandboxes[family].ready(60)
                 start = time.monotonic()
                 try:
@@ -1411,6 +1398,7 @@ def doctor():
     print(f"chromium     {version(find_chromium(), '--version') if find_chromium() else 'not found'} ({find_chromium()})")
     tex = find_tex()
     print(f"pdflatex     {version(tex + '/pdflatex', '--version') if tex else 'not found'} ({tex})")
+    print(f"pdftoppm     {shutil.which('pdftoppm') or 'not found: apt install poppler-utils'}")
     missing = available()
     for language, problem in missing.items():
         print(f"{language:12} {problem or 'ok'}")
@@ -1430,13 +1418,19 @@ def main():
                         help="draw python, latex and html even where they cannot be confined")
     parser.add_argument("--doctor", action="store_true", help="list the engines and what is missing; exit code 1 if a "
                         "language is unavailable")
+    parser.add_argument("--attack", action="store_true", help="run hostile programs against the sandbox and print what it "
+                        "stopped; exit code 1 if it did not stop one")
     args = parser.parse_args()
     if args.doctor:
         return doctor()
+    if args.attack:
+        sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "tests"))
+        import attacks
+        return attacks.main()
     endings = {".py": "python", ".html": "html", ".htm": "html", ".svg": "svg", ".tex": "latex", ".smi": "smiles"}
     language = endings.get(os.path.splitext(args.file or "")[1].lower())
     if not language:
-        parser.error(f"name a file that ends in one of {' '.join(endings)}, or --doctor")
+        parser.error(f"name a file that ends in one of {' '.join(endings)}, or --doctor or --attack")
     size = re.fullmatch(r"(\d+)x(\d+)", args.size or "1x1")
     if not size:
         parser.error(f"--size {args.size}: write it as 640x480")

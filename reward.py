@@ -1,5 +1,8 @@
 """The reward: how well does the rendered answer show the target? Coarse to fine, calibrated, between 0 and 1.
 
+    python reward.py TARGET.png FILE                        # FILE: an answer, or a bare program (.py .html .svg .tex)
+    python reward.py TARGET.png FILE --explain OUT.png      # target | render | where the fine term lost points
+
     total = 0.1 format + 0.9 visual                           (the weights of VinciCoder's released configuration)
     visual = size * (0.5 coarse + 0.5 fine)
 
@@ -26,7 +29,10 @@ A failure of our own renderer is not the program's fault: every part is NaN and 
 
 Left out here: a text term, an encoder term, the original's formula, defences against long or over-painted programs.
 """
+import argparse
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -88,14 +94,19 @@ def look(pixels):
             "variance": uniform_filter(pixels**2, (WINDOW, WINDOW, 1)) - mean**2}
 
 
-def distances(a, b):
-    """(coarse, fine) distance of two looks of equal size: 0 for equal images."""
+def errors(a, b):
+    """Two looks of equal size -> (coarse [h, w], fine [H, W, 3]) errors, 0 where they are equal."""
     coarse = 1 - np.exp(-4 * np.abs(a["cells"] - b["cells"]).max(-1))  # [h, w]
     covariance = uniform_filter(a["pixels"] * b["pixels"], (WINDOW, WINDOW, 1)) - a["mean"] * b["mean"]  # [H, W, 3]
     # SSIM, Wang et al. 2004 eq. 13
     ssim = ((2 * a["mean"] * b["mean"] + C1) * (2 * covariance + C2)
             / ((a["mean"]**2 + b["mean"]**2 + C1) * (a["variance"] + b["variance"] + C2)))  # [H, W, 3]
-    return float(coarse.sum()), float((1 - ssim).sum())
+    return coarse, 1 - ssim
+
+
+def distances(a, b):
+    """(coarse, fine) distance of two looks of equal size: 0 for equal images."""
+    return tuple(float(error.sum()) for error in errors(a, b))
 
 
 def features(target):
@@ -133,3 +144,59 @@ def score(target, render, response, language, target_features=None):
         parts.update(execution=1.0, **visual_parts(target_features or features(target), render.image))
     parts["reward"] = WEIGHT_FORMAT * parts["format"] + WEIGHT_VISUAL * parts["visual"]
     return parts
+
+
+# ---------------------------------------------------------------------------------------------------------- command line
+
+def explain(target, image):
+    """Two images, uint8 [H, W, 3] and [h, w, 3] -> PIL image: target | render as it is compared | fine error, red."""
+    look_ = features(target)["look"]
+    height, width = look_["pixels"].shape[:2]
+    render = look(fit(image, width, height))
+    lost = np.clip(errors(look_, render)[1].mean(-1, keepdims=True), 0, 1)  # [H, W, 1]
+    faint = 1 - 0.25 * (1 - look_["pixels"].mean(-1, keepdims=True))  # the target in light grey, for orientation
+    heat = faint * (1 - lost) + np.array([0.85, 0.1, 0.1]) * lost  # [H, W, 3]
+    gap = np.full((height, 8, 3), 0.5)
+    return Image.fromarray((255 * np.hstack([look_["pixels"], gap, render["pixels"], gap, heat])).round().astype(np.uint8))
+
+
+def main():
+    from render import Renderer
+    parser = argparse.ArgumentParser(description="Score one answer against a target image.", allow_abbrev=False)
+    parser.add_argument("target", help="image file")
+    parser.add_argument("file", help="the answer with its fenced block, or a bare program whose ending names the language")
+    parser.add_argument("--language", choices=sorted(FENCES), help="language asked for (default: by the file's ending)")
+    parser.add_argument("--explain", metavar="OUT.png", help="write target | render | where the fine term lost points")
+    parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
+    args = parser.parse_args()
+    try:
+        target = np.asarray(Image.open(args.target).convert("RGB"))
+        response = Path(args.file).read_text(errors="replace")
+    except OSError as error:
+        raise SystemExit(f"error: {error}")
+    endings = {"py": "python", "htm": "html", "tex": "latex"}
+    ending = Path(args.file).suffix[1:].lower()
+    language = args.language or endings.get(ending, ending)
+    if language not in FENCES:
+        raise SystemExit(f"error: cannot tell the language of {args.file}: name it with --language {{{','.join(sorted(FENCES))}}}.")
+    if not any(line.startswith("```") for line in response.split("\n")):
+        response = f"```{language}\n{response}\n```"
+    code, _ = extract_code(response, language)
+    render = None
+    if code:
+        try:
+            with Renderer(1, unsafe=args.unsafe_render) as renderer:
+                render = renderer.submit(language, code, target.shape[1::-1]).result()
+        except RuntimeError as error:
+            raise SystemExit(f"error: {error}")
+    for name, value in score(target, render, response, language).items():
+        print(f"{name:10} {value:.4f}")
+    print("no single fenced block in the language asked for" if not code else f"render: {render.status} {render.message}")
+    if args.explain and render and render.image is not None:
+        explain(target, render.image).save(args.explain)
+        print(f"wrote {args.explain}")
+    return int(render is None or render.status != "ok")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

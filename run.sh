@@ -15,7 +15,7 @@ options
   --resume      go on where an interrupted run stopped (same --out)
   --help        this text
 
-The set-up makes .venv with the pinned requirements and installs Chromium, libcairo2, bubblewrap and TeX through apt
+The set-up makes .venv with the pinned requirements and installs Chromium, libcairo2, bubblewrap, TeX and poppler through apt
 where it may; a second run repeats none of it. PYTHON=/path/to/python3.11+ chooses the interpreter. Every stage is
 printed as the command that runs it, and each can be run by hand (with .venv/bin/python).
 HELP

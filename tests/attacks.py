@@ -145,7 +145,7 @@ def table():
           personality="check(libc.personality(0x0040000) >= 0)")
     group("python", "floods", loud="memory",
           memory="""
-    big = [bytearray(os.urandom(1 << 20)) * 1024 for _ in range(8)]""",
+    big = [bytearray(1 << 30) for _ in range(8)]""",
           memory_in_threads="""
     import threading
     def eat():
@@ -191,7 +191,6 @@ def table():
     f()""",
           crash="ctypes.string_at(0)",
           own_signal="os.kill(os.getpid(), 11)")
-    memory_map = "import mmap; m = [o for o in gc.get_objects() if isinstance(o, mmap.mmap)] or [sys.modules['__main__']]"
     find_map = """
     import mmap
     m, frame = None, sys._getframe()
@@ -202,7 +201,6 @@ def table():
         frame = frame.f_back
     check(m)
     """
-    del memory_map
     group("python", "harness", bare="symlink_result fifo_result result_bomb picture_of_10_gigapixels no_picture", loud="forged_reply others_pixels targets_pixels",
           forged_reply="""
     sent = 0

@@ -1,9 +1,8 @@
 """render.py: good programs draw, hostile ones are harmless, failures are named, nothing is left behind.
 
-Each attack reports by colour: a red picture means that it succeeded. A good program of the language is drawn before
-and after (positive control): a sandbox in which nothing runs would pass every attack.
+The attacks and their judge are in attacks.py; their positive controls stand here beside them.
 """
-import http.server
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,18 +13,17 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT
+from skimage.metrics import structural_similarity
 
+import attacks
+import data
 import render
+from attacks import GOOD
 from render import Renderer, available
+from reward import extract_code
 
 pytestmark = pytest.mark.skipif(bool(available()["svg"] or available()["python"]), reason=f"renderers missing: {available()}")
-GOOD = {
-    "python": "import matplotlib.pyplot as plt\nplt.figure(figsize=(1, 1))\nplt.plot([1, 2])\nplt.savefig('a.png')",
-    "html": "<body style='margin:0;background:#00f'>hello</body>",
-    "svg": '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><rect width="4" height="8" fill="#00f"/></svg>',
-    "latex": "\\begin{tikzpicture}\\draw (0,0) circle (1);\\end{tikzpicture}",
-    "smiles": "CCO",
-}
+REAL = ROOT.parent / "shared" / "real" / "dev.parquet"
 LANGUAGES = [language for language in GOOD if not available()[language]]
 
 
@@ -66,107 +64,82 @@ def test_svg_keeps_its_aspect_ratio_at_the_targets_width(renderer):
     assert renderer.submit("svg", code, (64, 64)).result().image.shape == (32, 64, 3)
 
 
-# ------------------------------------------------------------------------------------------------------------- hostility
-
-ATTACKS = {
-    "read a host file": "open('/etc/passwd').read()",
-    "read the project": f"open({str(ROOT / 'data.py')!r}).read()",
-    "list the home folder": "assert os.listdir(os.path.expanduser('~root'))",
-    "read the environment": "assert os.environ['VINCI_SECRET']",
-    "read the parent's environment": "assert b'VINCI_SECRET' in open(f'/proc/{os.getppid()}/environ', 'rb').read()",
-    "write outside": "open('/usr/x', 'w').write('x')",
-    "write into /tmp": "open('/tmp/x', 'w').write('x')",
-    "connect": "import socket; socket.create_connection(('127.0.0.1', PORT), 1)",
-    "open a socket": "import socket; socket.socket()",
-    "fork": "os.fork() or os._exit(0)",
-    "start a shell": "import subprocess; subprocess.run(['sh', '-c', 'true'], check=True)",
-    "kill the server": "os.kill(os.getppid(), 9)",
-    "kill everything": "os.kill(-1, 9)",
-    "trace the server": "import ctypes; assert ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0",
-    "take 8 GB": "assert len(bytearray(8 << 30))",
-    "write 1 GB": "f = open('big', 'wb'); [f.write(bytes(1 << 20)) for _ in range(1024)]; f.flush()",
-    "new namespace": "import ctypes; assert ctypes.CDLL(None).unshare(0x10000000) == 0",
-}
-PROBE = """import os, matplotlib.pyplot as plt
-try:
-    {attack}
-    colour = 'red'
-except BaseException:
-    colour = 'blue'
-plt.figure(figsize=(1, 1), facecolor=colour)
-plt.savefig('x.png')
-"""
-
-
-class Trap(http.server.BaseHTTPRequestHandler):
-    hits = 0
-
-    def do_GET(self):
-        Trap.hits += 1
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="module")
-def port():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Trap)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_port
-    server.shutdown()
-
-
-def is_red(image):
-    return (image[..., 0] > 200).mean() > 0.5 and (image[..., 2] < 100).mean() > 0.5
-
-
-def test_the_probe_can_turn_red(renderer):
-    """Control of the attacks: what is allowed does succeed and is seen."""
-    r = renderer.submit("python", PROBE.format(attack="open('mine', 'w').write('x')")).result()
-    assert r.status == "ok" and is_red(r.image)
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-def test_python_attack_fails(monkeypatch, name, port):
-    monkeypatch.setenv("VINCI_SECRET", "s")
-    with Renderer(workers=1, timeout=8) as renderer:
-        before, attack, after = [renderer.submit("python", code).result() for code in (
-            GOOD["python"], PROBE.format(attack=ATTACKS[name].replace("PORT", str(port))), GOOD["python"])]
-    assert before.status == after.status == "ok" and np.array_equal(before.image, after.image)
-    assert attack.status in ("ok", "error", "timeout") and (attack.image is None or not is_red(attack.image))
+@pytest.mark.skipif("html" not in LANGUAGES, reason="no browser")
+@pytest.mark.parametrize("code", [
+    "<img src='https://example.com/x.png'>", "<script src='https://example.com/x.js'></script>", "<iframe src='https://example.com'></iframe>",
+    "<link rel=stylesheet href='https://example.com/x.css'>", "<img src='x.png'>", "<video src='x.mp4'></video>", "<iframe srcdoc='hi'></iframe>"])
+def test_a_page_is_drawn_without_what_it_cannot_reach(renderer, code):
+    """Regression: while the page's clock stood still until `load`, an unreachable image kept `load` from ever coming."""
+    r = renderer.submit("html", code + GOOD["html"], (64, 64)).result()
+    assert r.status == "ok" and (r.image == (0, 0, 255)).all(axis=2).any(), r.message
 
 
 @pytest.mark.skipif("html" not in LANGUAGES, reason="no browser")
-@pytest.mark.parametrize("code", [
-    "<script>while (true) {}</script>", "<script>location.reload()</script>", "<script>window.open('about:blank'); alert(1)</script>",
-    "<script>let a = []; while (true) a.push(new Array(1e6).fill(a.length))</script>", "<img src='http://127.0.0.1:PORT/x'>",
-    "<script>fetch('http://127.0.0.1:PORT/x')</script>", "<iframe src='file:///etc/passwd'></iframe>", "<meta http-equiv=refresh content='0'>",
-    "<div style='height:1000000px;background:red'></div>"])
-def test_html_attack_is_harmless(renderer, port, code):
-    before = renderer.submit("html", GOOD["html"], (64, 64)).result()
-    hits, start = Trap.hits, time.monotonic()
-    r = renderer.submit("html", code.replace("PORT", str(port)), (64, 64)).result()
-    assert time.monotonic() - start < 8 + 3 and r.status in ("ok", "error", "timeout", "rejected")
-    after = renderer.submit("html", GOOD["html"], (64, 64)).result()
-    assert before.status == after.status == "ok" and np.array_equal(before.image, after.image) and Trap.hits == hits
+def test_the_pages_clock_is_its_own(renderer):
+    """Half a second of timers, whatever the machine does meanwhile."""
+    code = "<body><script>let n = 0; setInterval(() => document.body.textContent = ++n, 50)</script>"
+    assert {r.texts[0][0] for r in renderer.render_many([("html", code, (64, 64)), ("html", "<img src=x.png>" + code, (64, 64))] * 5)} == {"10"}
 
 
-@pytest.mark.parametrize("language, code", [
-    ("svg", '<!DOCTYPE svg [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]><svg xmlns="http://www.w3.org/2000/svg"><text>&b;</text></svg>'),
-    ("svg", '<!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg xmlns="http://www.w3.org/2000/svg"><text>&x;</text></svg>'),
-    ("svg", '<svg xmlns="http://www.w3.org/2000/svg" width="100000" height="100000"/>'),
-    ("latex", "\\documentclass{article}\\begin{document}\\input{/etc/passwd}\\end{document}"),
-    ("latex", "\\documentclass{article}\\begin{document}\\immediate\\write18{touch /tmp/x}\\def\\x{\\x}\\x\\end{document}"),
-    ("latex", "\\documentclass{article}\\begin{document}\\newwrite\\f\\immediate\\openout\\f=/tmp/owned.tex\\immediate\\write\\f{x}\\end{document}")])
-def test_markup_attack_draws_nothing(renderer, language, code):
+@pytest.mark.skipif(not REAL.exists(), reason="the real pairs are not here")
+@pytest.mark.parametrize("language, least", [("python", 0.98), ("svg", 0.98), ("html", 0.98), ("latex", 0.95)])
+def test_real_programs_reproduce_their_targets(renderer, language, least):
+    """Every fifth of the pairs made by people: SSIM of render and stored image."""
     if language not in LANGUAGES:
         pytest.skip(available()[language])
-    size = None if "100000" in code else (64, 64)
-    assert renderer.submit(language, code, size).result().status in ("error", "timeout", "rejected")
-    assert renderer.submit(language, GOOD[language], (64, 64)).result().status == "ok"
-    assert not os.path.exists("/tmp/owned.tex")
+    samples = [s for s in data.read_samples(REAL.parent) if s.language == language][::5]
+    for s in samples:
+        target, r = data.open_image(s), renderer.submit(language, extract_code(s.answer, language)[0], (s.width, s.height)).result()
+        assert r.status == "ok" and r.image.shape == np.shape(target), f"{s.id}: {r.status} {r.message}"
+        assert structural_similarity(np.asarray(target), r.image, channel_axis=2) >= least, s.id
+
+
+# ------------------------------------------------------------------------------------------------------------- hostility
+
+@pytest.fixture(scope="module")
+def field():
+    with attacks.Field() as f:
+        yield f
+
+
+@pytest.fixture(scope="module")
+def attacked(field):
+    with Renderer(workers=1, timeout=1.5) as r:
+        yield r
+
+
+@pytest.mark.parametrize("language", attacks.CAN_TURN_RED)
+def test_the_judge_can_see_red(attacked, field, language):
+    """Control: what is allowed does succeed and is seen."""
+    if language not in LANGUAGES:
+        pytest.skip(available()[language])
+    code = field.fill(attacks.FRAME[language].replace("CODE", attacks.CAN_TURN_RED[language]))
+    assert attacks.is_red(attacked.submit(language, code, (64, 64)).result().image)
+
+
+@pytest.mark.skipif("bwrap" not in render.confinement(), reason="the degraded mode has its own table (README)")
+@pytest.mark.parametrize("attack", attacks.table(), ids=lambda a: f"{a.language}-{a.group}-{a.name}".replace(" ", "_"))
+def test_attack_is_stopped(attacked, field, attack):
+    if attack.language not in LANGUAGES:
+        pytest.skip(available()[attack.language])
+    wrong, _, _ = field.judge(attacked, attack)
+    assert not wrong
+
+
+@pytest.mark.parametrize("language", ["python", "html", "latex"])
+def test_tame_attacks_succeed_where_nothing_confines(language):
+    """Control: the attacks work, so it is the confinement that stops them."""
+    if language not in LANGUAGES:
+        pytest.skip(available()[language])
+    with attacks.confined_by("none"), attacks.Field() as field, Renderer(1, 3, unsafe=True) as renderer:
+        assert renderer.confinement == "none"
+        harmless = [a.name for a in attacks.table() if a.language == language and a.tame and not field.judge(renderer, a)[0]]
+    assert not harmless
+
+
+def test_the_readme_names_every_attack():
+    readme = (ROOT / "README.md").read_text()
+    assert not [a.name for a in attacks.table() if a.name not in readme]
 
 
 # -------------------------------------------------------------------------------------------------------------- deadlines
@@ -216,6 +189,102 @@ def test_a_killed_server_costs_no_program():
         for pid in set(servers()) - before:
             os.kill(int(pid), signal.SIGKILL)
         assert renderer.submit("python", GOOD["python"] + "\n").result().status == "ok"
+
+
+def slow(seconds=0.6):
+    return f"import time\ntime.sleep({seconds})\n" + GOOD["python"]
+
+
+@pytest.mark.parametrize("kills, status", [(1, "ok"), (2, "infra")])
+def test_a_server_lost_in_the_middle_is_retried_once(kills, status):
+    with Renderer(workers=1, timeout=5) as renderer:
+        old = set(servers())
+        renderer.submit("python", GOOD["python"]).result()
+        future = renderer.submit("python", slow())
+        for _ in range(kills):
+            deadline = time.monotonic() + 30
+            while not (new := set(servers()) - old) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            time.sleep(0.2)                                  # it has started the program, or is importing its engine
+            new = set(servers()) - old
+            for pid in new:
+                os.kill(int(pid), signal.SIGKILL)
+            old |= new
+        r = future.result()
+        assert r.status == status, r.message
+        assert renderer.submit("python", GOOD["python"]).result().status == "ok"
+
+
+def test_many_threads_and_a_full_queue():
+    """submit waits while the queue is full; every thread gets its own results."""
+    colours = [f"#{i:02x}{255 - i:02x}80" for i in range(0, 240, 6)]
+    svg = [GOOD["svg"].replace("#00f", colour) for colour in colours]
+    with Renderer(workers=2, timeout=5) as renderer:
+        renderer.jobs.maxsize = 2
+        results = {}
+
+        def use(k):
+            results[k] = [renderer.submit("svg", code, (8, 8)).result().image[4, 1] for code in svg[k::4]]
+        threads = [threading.Thread(target=use, args=(k,)) for k in range(4)]
+        [t.start() for t in threads]
+        futures = [renderer.submit("svg", code, (8, 8)) for code in svg]
+        [t.join() for t in threads]
+        seen = [f.result().image[4, 1] for f in futures]
+    expected = [[int(c[i:i + 2], 16) for i in (1, 3, 5)] for c in colours]
+    assert np.array_equal(seen, expected) and all(np.array_equal(results[k], expected[k::4]) for k in range(4))
+
+
+def draw_in_child(renderer, queue):
+    with renderer or Renderer(workers=1) as r:
+        queue.put(r.submit("svg", GOOD["svg"], (8, 8)).result().status)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_child_process_can_use_it(method):
+    context = multiprocessing.get_context(method)
+    with Renderer(workers=1) as renderer:
+        assert renderer.submit("svg", GOOD["svg"], (8, 8)).result().status == "ok"
+        queue = context.Queue()
+        child = context.Process(target=draw_in_child, args=(renderer if method == "fork" else None, queue))
+        child.start()
+        assert queue.get(timeout=60) == "ok"
+        child.join(10)
+        assert child.exitcode == 0 and renderer.submit("svg", GOOD["svg"] + " ", (8, 8)).result().status == "ok"
+
+
+def test_interrupt_ends_everything(tmp_path):
+    """Ctrl-C while programs spin: the process ends at once, and with it every server."""
+    script = tmp_path / "use.py"
+    script.write_text(f"""import sys
+sys.path.insert(0, {str(ROOT)!r})
+from render import Renderer
+if __name__ == "__main__":
+    with Renderer(workers=2, timeout=60) as renderer:
+        renderer.submit("svg", {GOOD["svg"]!r}).result()
+        futures = [renderer.submit("python", {SPIN!r} + "#" * i) for i in range(4)]
+        print("go", flush=True)
+        futures[0].result()
+""")
+    before = set(servers())
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "go\n"
+    time.sleep(1.5)
+    assert set(servers()) - before
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - start < 5 and process.returncode != 0 and "KeyboardInterrupt" in errors
+    deadline = time.monotonic() + 5
+    while set(servers()) - before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not set(servers()) - before
+
+
+def test_importing_starts_nothing():
+    code = ("import sys, threading; sys.path.insert(0, '.'); import render; "
+            "assert threading.active_count() == 1 and not {'torch', 'matplotlib', 'cairosvg', 'playwright'} & set(sys.modules)")
+    before = set(servers())
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0 and set(servers()) == before
 
 
 def test_refused_where_it_cannot_be_confined(monkeypatch):

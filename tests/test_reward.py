@@ -1,8 +1,12 @@
 """reward.py: calibrated, ordered as a person would, exact about formats."""
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT
+from PIL import Image
 
 import reward as R
 from render import Render
@@ -102,3 +106,27 @@ def test_total_and_its_parts():
 def test_our_own_failure_is_nan_not_zero():
     parts = R.score(TARGETS["wide"], Render(None, "infra", "worker lost"), "```svg\nx\n```", "svg")
     assert all(math.isnan(v) for v in parts.values()) and "reward" in parts
+
+
+def test_command_line_prints_the_parts_and_explains(tmp_path):
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect x="8" y="8" width="24" height="16" fill="#f00"/>%s</svg>'
+    Image.fromarray(TARGETS["two boxes"]).save(tmp_path / "t.png")
+    blue = '<rect x="36" y="40" width="20" height="20" fill="#00f"/>'
+    for name, text in (("half.svg", svg % ""), ("answer.txt", "```svg\n" + svg % blue + "\n```"),
+                       ("broken.svg", "<svg"), ("two.txt", "```svg\na\n```\n```svg\nb\n```")):
+        (tmp_path / name).write_text(text)
+
+    def run(*arguments):
+        result = subprocess.run([sys.executable, "reward.py", str(tmp_path / "t.png"), *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+        return result.returncode, dict(line.split() for line in result.stdout.splitlines() if len(line.split()) == 2), result.stdout + result.stderr
+    code, half, _ = run(tmp_path / "half.svg", "--explain", tmp_path / "e.png")
+    assert code == 0 and 0.2 < float(half["visual"]) < 0.9 and float(half["format"]) == 1
+    picture = np.asarray(Image.open(tmp_path / "e.png"))
+    heat = picture[:, -64:].astype(int)  # the blue box is missing: red there, and nowhere else
+    missing = (heat[..., 0] - heat[..., 2] > 60)
+    assert missing[40:60, 36:56].any() and not missing[:34].any()
+    code, whole, _ = run(tmp_path / "answer.txt", "--language", "svg")
+    assert code == 0 and float(whole["reward"]) == 1
+    assert run(tmp_path / "broken.svg")[0] == 1 and run(tmp_path / "two.txt", "--language", "svg")[0] == 1
+    code, _, words = run(tmp_path / "answer.txt")
+    assert code == 1 and "--language" in words and "Traceback" not in words

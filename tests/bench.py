@@ -1,0 +1,292 @@
+"""Measurements that are run by hand: they take minutes and want an idle machine.
+
+    python tests/bench.py speed [--data FILE.parquet]   # renders per CPU-second on one core: the naive way and ours
+    python tests/bench.py workers                       # wall time of two workers against one
+    python tests/bench.py load                          # 1,000 good programs at full load, none may be lost
+    python tests/bench.py repeat                        # 1,000 renders of the same programs, all pixels equal
+    python tests/bench.py hostile                       # 1,000 hostile programs, nothing may be left
+    python tests/bench.py labels DIR                    # share of a corpus' answers that run, per language
+
+Each exits with 1 where what it checks does not hold. The naive way is the original release's: a new Python for each
+chart and molecule, a new browser for each page, cairosvg through a PNG file in memory, pdflatex and 300 dpi; no sandbox.
+"""
+import argparse
+import collections
+import contextlib
+import ctypes
+import hashlib
+import io
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
+from attacks import Field, descendants, table  # noqa: E402
+from render import Renderer, available, find_chromium  # noqa: E402
+
+CHART = """import numpy as np
+import matplotlib.pyplot as plt
+rng = np.random.default_rng(0)
+"""
+PAGE = """<!DOCTYPE html><html><head><style>body {{ margin: 0; font: 16px sans-serif; color: #223 }} nav {{ background: #24b;
+color: white; padding: 16px 32px; display: flex; gap: 24px }} main {{ display: grid; grid-template-columns: repeat(3, 1fr); gap: 20px;
+padding: 32px }} .card {{ border-radius: 12px; box-shadow: 0 2px 8px #0003; padding: 20px; background: linear-gradient(#fff, #eef) }}
+</style></head><body><nav><b>{0}</b><span>Home</span><span>About</span></nav><main>{1}</main></body></html>"""
+TIKZ = "\\documentclass[tikz, border=4pt]{standalone}\n%s\\begin{document}\n\\begin{tikzpicture}\n%s\n\\end{tikzpicture}\n\\end{document}\n"
+MOLECULE = """from rdkit import Chem
+from rdkit.Chem import Draw
+Draw.MolToImage(Chem.MolFromSmiles('%s'), size=(400, 400)).save('molecule.png')
+"""
+# kind: (language, size, programs)
+SAMPLES = {
+    "SVG": ("svg", (336, 336), [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" fill="none" stroke="#234" stroke-width="2"><path d="M3 9l9-7 9 7v11a2 2 0 0 1-2 2H5a2 2 '
+        '0 0 1-2-2z"/><polyline points="9 22 9 12 15 12 15 22"/></svg>',
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 128 128"><defs><radialGradient id="g"><stop offset="0" stop-color="#fe8"/><stop offset="1" '
+        'stop-color="#fb0"/></radialGradient></defs><circle cx="64" cy="64" r="60" fill="url(#g)"/><circle cx="44" cy="52" r="8"/><circle cx="84" cy="52" r="8"/>'
+        '<path d="M36 80q28 30 56 0" fill="none" stroke="#420" stroke-width="6" stroke-linecap="round"/></svg>',
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 300 200">' + "".join(
+            f'<rect x="{20 + 28 * i}" y="{180 - h}" width="20" height="{h}" fill="hsl({36 * i},70%,50%)"/><text x="{30 + 28 * i}" y="196" font-size="10" '
+            f'text-anchor="middle">Q{i}</text>' for i, h in enumerate((40, 90, 60, 130, 110, 70, 150, 30, 80, 120))) + "</svg>"]),
+    "HTML": ("html", (1280, 720), [
+        PAGE.format("Shop", "".join(f"<div class=card><h3>Item {i}</h3><p>{'A good thing to have at home. ' * 4}</p><b>{9 + i}.99</b></div>" for i in range(9))),
+        PAGE.format("Table", "<table style='grid-column:1/4'>" + "".join("<tr>" + "".join(f"<td>{i * j}</td>" for j in range(12)) + "</tr>" for i in range(20)) + "</table>"),
+        PAGE.format("Form", "<form class=card>" + "".join(f"<label>Field {i}<input value='{i}'></label><br>" for i in range(6)) + "<button>Send</button></form>"
+                    "<svg width=200 height=200><circle cx=100 cy=100 r=90 fill=tomato /></svg>")]),
+    "chart": ("python", None, [
+        CHART + "x = np.linspace(0, 10, 200)\nfor k in range(4):\n    plt.plot(x, np.sin(x + k), label=f'phase {k}')\nplt.legend()\nplt.xlabel('time (s)')\n"
+        "plt.title('Waves')\nplt.grid(True)\nplt.savefig('a.png')",
+        CHART + "fig, ax = plt.subplots(figsize=(8, 5))\nnames = list('ABCDEFG')\nax.bar(names, rng.uniform(2, 9, 7), color='steelblue')\nax.set_ylabel('share (%)')\n"
+        "for p in ax.patches: ax.annotate(f'{p.get_height():.1f}', (p.get_x(), p.get_height()))\nplt.tight_layout()\nplt.savefig('a.png', dpi=100)",
+        CHART + "fig, axes = plt.subplots(2, 2, figsize=(8, 6))\naxes[0, 0].hist(rng.normal(size=500), 30)\naxes[0, 1].scatter(rng.normal(size=99), rng.normal(size=99))\n"
+        "axes[1, 0].imshow(rng.random((12, 12)))\naxes[1, 1].pie([3, 2, 1], labels=list('abc'))\nplt.tight_layout()\nplt.savefig('a.png')"]),
+    "chemistry": ("python", None, [MOLECULE % smiles for smiles in (
+        "CC(=O)Oc1ccccc1C(=O)O", "CN1C=NC2=C1C(=O)N(C(=O)N2C)C", "CC(C)Cc1ccc(cc1)C(C)C(=O)O")]),
+    "TikZ": ("latex", None, [
+        TIKZ % ("", "\\draw[->] (0,0) -- (4,0) node[right] {$x$};\\draw[->] (0,0) -- (0,3) node[above] {$y$};\\draw[domain=0:3.5,smooth,thick,blue] plot (\\x,{0.2*\\x*\\x});"),
+        TIKZ % ("\\usetikzlibrary{positioning,arrows.meta}", "\\node[draw,rounded corners] (a) {input};\\node[draw,right=of a] (b) {$f(x)$};\\node[draw,circle,right=of b] (c) "
+                "{$\\sum$};\\draw[-Stealth] (a) -- (b);\\draw[-Stealth] (b) -- (c);"),
+        TIKZ % ("\\usepackage{pgfplots}\\pgfplotsset{compat=newest}", "\\begin{axis}[xlabel=$t$,ylabel=$v$,grid=major]\\addplot[red,mark=*] coordinates {(0,0) (1,2) (2,3) "
+                "(3,1)};\\addplot[blue,domain=0:3]{x^2/3};\\end{axis}")])}
+TARGET_RATIO = {"HTML": 7, "chart": 3.3, "chemistry": 4, "SVG": 1.5, "TikZ": 2.3}
+
+
+def samples_from(file):
+    """The same table from a parquet file of real pairs."""
+    import data
+    from reward import extract_code
+    kinds = {"svg": "SVG", "web": "HTML", "chart": "chart", "chem": "chemistry", "latex": "TikZ"}
+    found = {}
+    for sample in data.read_samples(file):
+        if sample.domain in kinds and (code := extract_code(sample.answer, sample.language)[0]):
+            found.setdefault(kinds[sample.domain], (sample.language, None, []))[2].append((code, (sample.width, sample.height)))
+    return found
+
+
+def cpu_seconds():
+    """User and system time of this process, of every child that ended, and of every descendant that lives."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:                          # orphans come to us, see `speed`
+            pass
+    total = sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    for pid in descendants():
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            total += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")     # utime, stime and those of its ended children
+    return total
+
+
+@contextlib.contextmanager
+def naive(kind):
+    """-> a function of (code, size) that draws without any of our means and returns uint8 [H, W, 3]."""
+    import cairosvg
+    from PIL import Image
+    pixels = lambda file: np.asarray(Image.open(file).convert("RGB"))
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        run = lambda *command: subprocess.run(command, cwd=folder, capture_output=True, env={**os.environ, "MPLBACKEND": "agg"})
+        if kind == "HTML":
+            from playwright.sync_api import sync_playwright
+            driver = stack.enter_context(sync_playwright())
+
+        def draw(code, size):
+            if kind == "SVG":
+                return pixels(io.BytesIO(cairosvg.svg2png(code.encode(), output_width=size and size[0], background_color="white")))
+            if kind == "HTML":
+                browser = driver.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
+                page = browser.new_page(viewport=dict(width=size[0], height=min(size[1], 720)))
+                page.set_content(code)
+                image = pixels(io.BytesIO(page.screenshot(full_page=True)))
+                browser.close()
+                return image
+            if kind == "TikZ":
+                Path(folder, "a.tex").write_text(code)
+                run("pdflatex", "-interaction=nonstopmode", "a.tex")
+                run("pdftoppm", "-r", "300", "-png", "-singlefile", "a.pdf", "a")
+                return pixels(Path(folder, "a.png"))
+            Path(folder, "a.py").write_text(code)
+            run(sys.executable, "a.py")
+            files = [f for f in Path(folder).iterdir() if f.suffix in (".png", ".jpg")]
+            return pixels(max(files, key=lambda f: f.stat().st_mtime_ns))
+        yield draw
+
+
+def speed(args):
+    """Renders per CPU-second of the whole process tree on one core."""
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)                             # PR_SET_CHILD_SUBREAPER: a browser's orphans are counted too
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    absent, failed = available(), 0
+    table_ = samples_from(args.data) if args.data else SAMPLES
+    print("| kind | programs | naive /CPU-s | ours, confined /CPU-s | ratio | wanted | start, once |\n|---|---|---|---|---|---|---|")
+    for kind, (language, size, programs) in table_.items():
+        if absent[language]:
+            print(f"| {kind} | not measured: {absent[language]} |")
+            continue
+        jobs = [p if isinstance(p, tuple) else (p, size) for p in programs]
+        with naive(kind) as draw:
+            good = []
+            for job in jobs:
+                with contextlib.suppress(Exception):                    # real charts may write no file where they only show
+                    draw(*job)
+                    good.append(job)
+            begin, rounds, spent = cpu_seconds(), 0, 0.0
+            while spent < args.seconds:
+                for job in good:
+                    draw(*job)
+                rounds, spent = rounds + 1, cpu_seconds() - begin
+        theirs = rounds * len(good) / spent
+        with Renderer(1, 30) as renderer:
+            begin = cpu_seconds()
+            renders = renderer.render_many([(language, *job) for job in good] * 4)     # all engines started, formats cached
+            start, bad = cpu_seconds() - begin, [r for r in renders if r.status != "ok"]
+            begin, rounds, spent = cpu_seconds(), 0, 0.0
+            while spent < args.seconds:
+                bad += [r for r in renderer.render_many([(language, *job) for job in good]) if r.status != "ok"]
+                rounds, spent = rounds + 1, cpu_seconds() - begin
+            ours = rounds * len(good) / spent
+            start -= 4 * len(good) / ours
+        failed += bool(bad) or (not args.data and ours / theirs < TARGET_RATIO[kind])
+        print(f"| {kind} | {len(good)} | {theirs:.1f} | {ours:.1f} | {ours / theirs:.1f}x | {TARGET_RATIO[kind]}x | {max(start, 0):.1f} CPU-s |"
+              + (f" {len(bad)} FAILED: {bad[0].message}" if bad else ""), flush=True)
+    return failed
+
+
+def mixture(count, salt=""):
+    """`count` different good programs of every language that can be drawn here: the samples with a comment that differs."""
+    comment = {"python": "\n# %s", "svg": "<!-- %s -->", "html": "<!-- %s -->", "latex": "\n%% %s"}
+    usable = [(lang, size, code) for lang, size, codes in SAMPLES.values() if not available()[lang] for code in codes]
+    for i in range(count):
+        language, size, code = usable[i % len(usable)]
+        yield language, code + comment[language] % f"{salt}{i}", size
+
+
+def workers(args):
+    """Wall time of the same programs with one worker and with two."""
+    seconds = {}
+    for count in (1, 2, 1, 2):
+        with Renderer(count, 30) as renderer:
+            renderer.render_many(list(mixture(15 * count)) * 4)
+            start = time.perf_counter()
+            bad = [r for r in renderer.render_many(list(mixture(300, "w"))) if r.status != "ok"]
+            seconds.setdefault(count, []).append(time.perf_counter() - start)
+            if bad:
+                raise SystemExit(f"error: {len(bad)} programs failed, first: {bad[0]}")
+    ratio = min(seconds[1]) / min(seconds[2])
+    print(f"300 programs of all kinds: one worker {seconds[1]} s, two workers {seconds[2]} s: {ratio:.2f}x (wanted 1.8x on two idle cores)")
+    return ratio < 1.8
+
+
+def load(args):
+    """Good programs at full load, from eight threads at once, twice as many busy processes as cores beside them."""
+    spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())]
+    try:
+        renders = [None] * args.count
+        jobs = list(mixture(args.count))
+        with Renderer(None, 30) as renderer:
+            def feed(first):
+                for i in range(first, args.count, 8):
+                    renders[i] = renderer.submit(*jobs[i])
+            threads = [threading.Thread(target=feed, args=(k,)) for k in range(8)]
+            start = time.perf_counter()
+            [t.start() for t in threads], [t.join() for t in threads]
+            renders = [r.result() for r in renders]
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+            spinner.wait()
+    counts = collections.Counter(r.status for r in renders)
+    print(f"{args.count} good programs at full load: {dict(counts)} in {time.perf_counter() - start:.0f} s")
+    for r in renders:
+        if r.status != "ok":
+            print("  " + r.status, r.message)
+    return counts["ok"] != args.count
+
+
+def repeat(args):
+    """The same programs again and again, on all workers, between others: one picture each."""
+    programs, seen = list(mixture(sum(len(v[2]) for v in SAMPLES.values()))), collections.defaultdict(collections.Counter)
+    with Renderer(None, 30) as renderer:
+        order = np.random.default_rng(0).integers(len(programs), size=args.count)
+        for i, r in zip(order, renderer.render_many([programs[i] for i in order])):
+            seen[i][r.status if r.image is None else hashlib.sha256(r.image.tobytes()).hexdigest()[:8]] += 1
+    differing = {programs[i][0]: dict(c) for i, c in seen.items() if len(c) > 1}
+    print(f"{args.count} renders of {len(seen)} programs: {len(differing)} programs with more than one picture {differing or ''}")
+    return bool(differing)
+
+
+def hostile(args):
+    """A thousand attacks in random order on two workers; what they leave behind, and the memory of the workers."""
+    attacks = [a for a in table() if not available()[a.language]]
+    order = np.random.default_rng(0).integers(len(attacks), size=args.count)
+    rss = lambda: sum(int(Path(f"/proc/{p}/statm").read_text().split()[1]) * 4096 for p in descendants() if Path(f"/proc/{p}/statm").exists())
+    files = lambda: sorted(str(p) for p in Path(tempfile.gettempdir()).iterdir())
+    with Field() as field:
+        descriptors, before, state = len(os.listdir("/proc/self/fd")), files(), field.state()
+        with Renderer(2, 1.0) as renderer:
+            counts, begin, resident = collections.Counter(), time.perf_counter(), []
+            for part in np.array_split(order, 10):
+                jobs = [(attacks[i].language, program, (64, 64)) for i in part for program in field.programs(attacks[i])]
+                counts.update(r.status for r in renderer.render_many(jobs))
+                resident.append(rss() >> 20)
+                print(f"  {sum(counts.values())} programs, {time.perf_counter() - begin:.0f} s, workers hold {resident[-1]} MiB", flush=True)
+        time.sleep(1)
+        left = [len(descendants()), len(os.listdir("/proc/self/fd")) - descriptors, len(set(files()) - set(before))]
+        changed = field.state() != state
+    print(f"{sum(counts.values())} hostile programs: {dict(counts)}; left: {left[0]} processes, {left[1]} descriptors, {left[2]} temporary files; "
+          f"{field.hits} reached the trap; host files {'CHANGED' if changed else 'unchanged'}; workers held {min(resident)} to {max(resident)} MiB")
+    return any(left) or changed or field.hits > 0 or counts["infra"] > 0
+
+
+def labels(args):
+    """Share of a corpus' answers that run: what SFT at temperature 1 learns to reproduce."""
+    import data
+    from reward import extract_code
+    samples = data.read_samples(args.directory)
+    with Renderer() as renderer:
+        renders = renderer.render_many([(s.language, extract_code(s.answer, s.language)[0] or "", (s.width, s.height)) for s in samples])
+    runs = collections.defaultdict(list)
+    for sample, r in zip(samples, renders):
+        for key in ("all", sample.language):
+            runs[key].append(r.status == "ok")
+    for key, values in sorted(runs.items()):
+        print(f"{key:8} {np.mean(values):.3f} of {len(values)} answers run")
+    return False
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    commands = {f.__name__: f for f in (speed, workers, load, repeat, hostile, labels)}
+    parser.add_argument("command", choices=commands)
+    parser.add_argument("directory", nargs="?", default="out/data/sft", help="of `labels`: parquet files")
+    parser.add_argument("--data", help="of `speed`: a parquet file of real pairs in place of the samples here")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of `speed`: CPU-seconds for each figure")
+    parser.add_argument("--count", type=int, default=1000, help="of `load`, `repeat`, `hostile`: programs")
+    args = parser.parse_args()
+    sys.exit(int(bool(commands[args.command](args))))

@@ -143,7 +143,7 @@ def table():
           io_uring="check(libc.syscall(425, 1, ctypes.create_string_buffer(120)) >= 0)",
           bpf="check(libc.syscall(@BPF@, 0, ctypes.create_string_buffer(72), 72) >= 0)",
           personality="check(libc.personality(0x0040000) >= 0)")
-    group("python", "floods", loud="memory",
+    group("python", "floods",
           memory="""
     big = [bytearray(1 << 30) for _ in range(8)]""",
           memory_in_threads="""
@@ -389,7 +389,7 @@ class Field:
         self.hits, self.sockets = 0, [socket.socket(), socket.socket(socket.AF_UNIX), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)]
         self.sockets[0].bind(("127.0.0.1", 0))
         self.port = self.sockets[0].getsockname()[1]
-        self.abstract = f"vinci-attack-{os.getpid()}"
+        self.abstract = f"vinci-attack-{os.getpid()}-{id(self)}"
         self.sockets[1].bind("\0" + self.abstract)
         with contextlib.suppress(OSError):
             self.sockets[2].bind(("127.0.0.1", self.port))

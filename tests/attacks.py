@@ -7,8 +7,9 @@ and after it; its own outcome comes within the timeout + 1 s and is never 'infra
 red where it succeeds); nothing reached the trap on the host's loopback, no file of the host changed or appeared, no
 process is left, the machine's free memory fell by less than 5 GiB.
 
-The controls that the judge can see: per language, a program doing what is allowed paints red. And the attacks marked
-`tame` (they do no lasting harm) are run without any confinement too, where they must succeed.
+Two controls show that it can fail. In each language a program that does what is allowed paints red. And the attacks
+marked `tame` (they do no lasting harm) are run without any confinement too, where they must succeed; there are none in
+SVG and LaTeX, whose engines refuse by themselves (cairosvg's safe mode, TeX's openin_any=p).
 """
 import contextlib
 import os
@@ -79,15 +80,15 @@ def table():
     """-> list of Attack."""
     attacks = []
 
-    def group(language, name, tame="", loud="", bare="", **codes):
+    def group(language, name, tame="", loud="", bare="", end="", **codes):
         for kind, options in (("tame", tame), ("loud", loud), ("bare", bare)):
             assert set(options.split()) <= set(codes), f"{name}: unknown {kind}"
         for key, code in codes.items():
-            attacks.append(Attack(language, name, key.replace("_", " "), code.strip(), key in tame.split(), key in bare.split(),
+            attacks.append(Attack(language, name, key.replace("_", " "), code.strip() + end, key in tame.split(), key in bare.split(),
                                   key in loud.split() or key in tame.split() and language == "python"))
 
-    group("python", "read", tame="host_file canary project home_listing tmp_listing process_list environment_of_parent engine_descriptors targets_file",
-          loud="environment memory_of_parent",
+    group("python", "read", tame="host_file canary project home_listing tmp_listing process_list engine_descriptors targets_file",
+          loud="environment environment_of_parent memory_of_parent",
           host_file="open('/etc/passwd').read()",
           canary="open('@CANARY@').read()",
           project="open('@ROOT@/data.py').read()",
@@ -247,7 +248,7 @@ open('x.png', 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + chunk(b'IHDR', struct.pack
     matplotlib.figure.Figure.savefig = None
     raise SystemExit""")
 
-    group("html", "read", tame="image_of_host",
+    group("html", "read",
           image_of_host="<img src='file://@FOLDER@/target.png' style='position:fixed;inset:0;width:100%;height:100%'>",
           fetch_file="<script>fetch('file:///etc/passwd').then(red)</script>",
           request_file="<script>const r = new XMLHttpRequest(); r.open('GET', 'file:///etc/passwd', false); r.send(); r.responseText && red()</script>",
@@ -259,7 +260,8 @@ open('x.png', 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + chunk(b'IHDR', struct.pack
                   "<script>try { localStorage.k && red() } catch (e) {} document.cookie && red()</script>",
           worker_of_last_page="<script>const c = new BroadcastChannel('c'); setInterval(() => c.postMessage(1), 1)</script>||"
                               "<script>new BroadcastChannel('c').onmessage = red</script>")
-    group("html", "network", tame="image fetch style frame beacon socket",
+    stay = "<script>for (let i = 0; i < 5e8; i++) ;</script>"       # the page must live long enough for its requests to leave
+    group("html", "network", tame="image fetch style frame beacon socket prefetch", end=stay,
           image="<img src='http://127.0.0.1:@PORT@/x'>",
           fetch="<script>fetch(`http://127.0.0.1:${PORT}/x`, {mode: 'no-cors'}).then(red)</script>",
           style="<style>@import url(http://127.0.0.1:@PORT@/x);</style>",
@@ -296,7 +298,7 @@ open('x.png', 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + chunk(b'IHDR', struct.pack
 
     text = '<text y="20">%s</text>'
     document = '<!DOCTYPE svg [%s]>' + SVG
-    group("svg", "read", tame="", bare="entity parameter_entity",
+    group("svg", "read", bare="entity parameter_entity",
           image="<image width='64' height='64' href='file://@FOLDER@/target.png' xlink:href='file://@FOLDER@/target.png'/>",
           plain_path="<image width='64' height='64' href='@FOLDER@/target.png' xlink:href='@FOLDER@/target.png'/>",
           use_of_host="<use href='file://@FOLDER@/red.svg#red' xlink:href='file://@FOLDER@/red.svg#red'/>",
@@ -321,7 +323,7 @@ open('x.png', 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + chunk(b'IHDR', struct.pack
           image_bomb="<image width='64' height='64' href='data:image/png;base64,@PNGBOMB@' xlink:href='data:image/png;base64,@PNGBOMB@'/>",
           dashes="<path d='M0 0L1e9 1e9' stroke='black' stroke-dasharray='.001 .001'/>")
 
-    group("latex", "read", tame="host_file canary image", bare="embedded",
+    group("latex", "read", bare="embedded",
           host_file=OPENIN % "/etc/passwd",
           canary=OPENIN % "@CANARY@",
           parent_folders=OPENIN % ("../" * 12 + "etc/passwd"),
@@ -332,7 +334,7 @@ open('x.png', 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + chunk(b'IHDR', struct.pack
           dump="\\edef\\x{\\pdffilesize{@CANARY@}}\\ifx\\x\\empty\\else\\colorlet{c}{red}\\fi",
           embedded="\\documentclass{article}\\begin{document}\\pdfobj stream file {/etc/passwd}\\pdfrefobj\\pdflastobj x\\end{document}",
           job_of_last="\\newwrite\\w\\immediate\\openout\\w=left.tex\\immediate\\write\\w{x}\\immediate\\closeout\\w||" + OPENIN % "left.tex")
-    group("latex", "write", bare="",
+    group("latex", "write",
           shell="\\immediate\\write18{touch @FOLDER@/written}",
           pipe=OPENIN.replace("=%s ", '=|"echo x" '),
           absolute="\\newwrite\\w\\immediate\\openout\\w=@FOLDER@/written\\immediate\\write\\w{x}",

@@ -126,13 +126,14 @@ def test_attack_is_stopped(attacked, field, attack):
     assert not wrong
 
 
-@pytest.mark.parametrize("language", ["python", "html", "latex"])
+@pytest.mark.parametrize("language", ["python", "html"])
 def test_tame_attacks_succeed_where_nothing_confines(language):
     """Control: the attacks work, so it is the confinement that stops them."""
     if language not in LANGUAGES:
         pytest.skip(available()[language])
     with attacks.confined_by("none"), attacks.Field() as field, Renderer(1, 3, unsafe=True) as renderer:
         assert renderer.confinement == "none"
+        assert sum(a.tame for a in attacks.table() if a.language == language) >= 7
         harmless = [a.name for a in attacks.table() if a.language == language and a.tame and not field.judge(renderer, a)[0]]
     assert not harmless
 

@@ -1206,10 +1206,13 @@ class Sandbox:
 
 
 def remove_folder(folder):
-    """Whatever a program has made of it: rm copes with any depth, once the folders can be entered."""
-    if folder:
+    """Whatever a program has made of it: rm copes with any depth, once the folders can be entered. Repeated, because
+    without process ids of its own a dying browser's helpers still write."""
+    for _ in range(20 if folder else 0):
         subprocess.run(["chmod", "-R", "u+rwx", folder], stderr=subprocess.DEVNULL)
-        subprocess.run(["rm", "-rf", folder])
+        if not subprocess.run(["rm", "-rf", folder], stderr=subprocess.DEVNULL).returncode:
+            return
+        time.sleep(0.1)
 
 
 def parse_texts(data):

@@ -5,7 +5,7 @@
 An attack counts as stopped only if all of this holds: a good program of the same language gives the same pixels before
 and after it; its own outcome comes within the timeout + 1 s and is never 'infra'; its picture is not red (each paints
 red where it succeeds); nothing reached the trap on the host's loopback, no file of the host changed or appeared, no
-process is left, the machine's free memory fell by less than 5 GiB.
+process is left, the machine's free memory fell by less than 5 GiB and its disk by less than 1 GiB.
 
 Two controls show that it can fail. In each language a program that does what is allowed paints red. And the attacks
 marked `tame` (they do no lasting harm) are run without any confinement too, where they must succeed; there are none in
@@ -13,6 +13,7 @@ SVG and LaTeX, whose engines refuse by themselves (cairosvg's safe mode, TeX's o
 """
 import contextlib
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -453,11 +454,12 @@ class Field:
         good = (attack.language, GOOD[attack.language], SIZE)
         before = renderer.submit(*good).result()
         processes, memory, hits, wrong = len(descendants()), free_memory(), self.hits, []
-        least, done = [memory], threading.Event()
+        free_disk = lambda: shutil.disk_usage(tempfile.gettempdir()).free
+        disk, least, done = free_disk(), [memory, free_disk()], threading.Event()
 
         def watch():
             while not done.wait(0.02):
-                least[0] = min(least[0], free_memory())
+                least[:] = min(least[0], free_memory()), min(least[1], free_disk())
         watcher = threading.Thread(target=watch)
         watcher.start()
         for program in self.programs(attack):
@@ -492,6 +494,8 @@ class Field:
             wrong.append(f"{left} processes left")
         if memory - least[0] > 5 << 30:
             wrong.append(f"took {(memory - least[0]) / 2**30:.1f} GiB")
+        if disk - least[1] > 1 << 30:
+            wrong.append(f"filled the disk by {(disk - least[1]) / 2**30:.1f} GiB")
         return ", ".join(wrong), outcome.status, seconds
 
 

@@ -59,6 +59,51 @@ def test_every_way_to_show_a_figure_counts(renderer, code):
     assert r.status == "ok" and r.image.shape == (100, 100, 3), r.message
 
 
+FIGURE = "import plotly.express as px\nfig = px.bar(x=['a', 'b'], y=[1, 3], width=300, height=200)\n"
+PROGRAMS = {
+    "plotly write_image": (FIGURE + "fig.write_image('a.png')", (200, 300)),
+    "plotly scale": (FIGURE + "fig.write_image('a.png', scale=2)", (400, 600)),
+    "plotly show": (FIGURE + "fig.show()", (200, 300)),
+    "plotly io": (FIGURE + "import plotly.io as pio\npio.write_image(fig, 'a.svg')", (200, 300)),
+    "seaborn": ("import seaborn as sns, pandas as pd\nsns.barplot(pd.DataFrame(dict(x=[1, 2], y=[3, 4])), x='x', y='y').figure.savefig('a.png')", (480, 640)),
+    "networkx": ("import networkx as nx, matplotlib.pyplot as plt\nnx.draw(nx.cycle_graph(5))\nplt.show()", (480, 640)),
+    "rdkit file": ("from rdkit import Chem\nfrom rdkit.Chem import Draw\nDraw.MolToFile(Chem.MolFromSmiles('CCO'), 'm.png', size=(250, 200))", (200, 250)),
+    "rdkit svg": ("from rdkit import Chem\nfrom rdkit.Chem.Draw import rdMolDraw2D as d\nc = d.MolDraw2DSVG(250, 200)\nc.DrawMolecule(Chem.MolFromSmiles('CCO'))\n"
+                  "c.FinishDrawing()\nopen('m.svg', 'w').write(c.GetDrawingText())", (200, 250)),
+    "indigo": ("from indigo import Indigo\nfrom indigo.renderer import IndigoRenderer\ni = Indigo()\nr = IndigoRenderer(i)\ni.setOption('render-output-format', 'png')\n"
+               "i.setOption('render-image-size', 250, 200)\nr.renderToFile(i.loadMolecule('CCO'), 'm.png')", (200, 250)),
+    "pillow": ("from PIL import Image\nImage.new('RGB', (30, 20), 'red').save('a.png')", (20, 30)),
+    "pillow show": ("from PIL import Image\nImage.new('RGB', (30, 20), 'red').show()", (20, 30)),
+    "figure show": ("import matplotlib.pyplot as plt\nfig, ax = plt.subplots(figsize=(1, 2))\nax.plot([1, 2])\nfig.show()", (200, 100)),
+    "saved twice": ("import matplotlib.pyplot as plt\nfor n in (1, 2):\n    plt.figure(figsize=(n, 1))\n    plt.plot([1, 2])\n    plt.savefig(f'{n}.png')", (100, 200)),
+    "saved, then shown": ("import matplotlib.pyplot as plt\nplt.figure(figsize=(1, 2))\nplt.plot([1, 2])\nplt.savefig('a.png')\nplt.figure(figsize=(3, 3))\nplt.show()", (200, 100)),
+    "pdf": ("import matplotlib.pyplot as plt\nplt.figure(figsize=(1, 2))\nplt.plot([1, 2])\nplt.savefig('a.pdf')", (200, 100)),
+    "jpg": ("import matplotlib.pyplot as plt\nplt.figure(figsize=(1, 2))\nplt.plot([1, 2])\nplt.savefig('a.jpg', dpi=50)", (100, 50)),
+    "unseeded": ("import numpy as np, random, matplotlib.pyplot as plt\nplt.figure(figsize=(1, 2))\nplt.plot(np.random.default_rng().random(9), np.random.rand(9) + random.random())", (200, 100)),
+}
+
+
+@pytest.mark.skipif("html" not in LANGUAGES or "smiles" not in LANGUAGES, reason="no browser or no RDKit")
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_as_people_write_them(renderer, name):
+    """Shape [H, W] of the picture that counts, and the same pixels twice."""
+    code, shape = PROGRAMS[name]
+    a, b = renderer.render_many([("python", code, None), ("python", code + " ", None)])
+    assert a.status == "ok" and a.image.shape[:2] == shape, f"{a.status} {a.message} {a.image is not None and a.image.shape}"
+    assert len(np.unique(a.image.reshape(-1, 3), axis=0)) > 1 or "pillow" in name
+    assert np.array_equal(a.image, b.image)
+
+
+@pytest.mark.skipif("latex" not in LANGUAGES, reason="no TeX")
+@pytest.mark.parametrize("code", [
+    "\\begin{tikzpicture}\\begin{axis}\\addplot {x^2};\\end{axis}\\end{tikzpicture}", "\\chemfig{A-B=C}", "$\\displaystyle\\sum_{i=1}^n \\frac{i}{2}$",
+    "\\usetikzlibrary{trees}\\begin{tikzpicture}\\node {a} child {node {b}};\\end{tikzpicture}",
+    "\\documentclass{article}\\usepackage{amsmath}\\begin{document}\\begin{align}a &= b \\label{e}\\end{align} See \\eqref{e}.\\end{document}"])
+def test_latex_snippets_and_documents(renderer, code):
+    r = renderer.submit("latex", code).result()
+    assert r.status == "ok" and r.image.std() > 1 and r.texts, r.message
+
+
 def test_svg_keeps_its_aspect_ratio_at_the_targets_width(renderer):
     code = '<svg xmlns="http://www.w3.org/2000/svg" width="20" height="10" viewBox="0 0 20 10"><rect width="20" height="10"/></svg>'
     assert renderer.submit("svg", code, (64, 64)).result().image.shape == (32, 64, 3)

@@ -505,7 +505,7 @@ CHROMIUM_FLAGS = """--headless --no-sandbox --disable-gpu --mute-audio --no-firs
  --disable-dev-shm-usage --disable-component-update --disable-default-apps --disable-renderer-backgrounding
  --disable-background-timer-throttling --disable-backgrounding-occluded-windows --force-color-profile=srgb
  --disable-features=Translate,MediaRouter,BackForwardCache,AudioServiceOutOfProcess --disable-site-isolation-trials
- --hide-scrollbars --font-render-hinting=none --renderer-process-limit=1 --js-flags=--max-old-space-size=512""".split()
+ --hide-scrollbars --default-tile-width=1280 --default-tile-height=256 --font-render-hinting=none --renderer-process-limit=1 --js-flags=--max-old-space-size=512""".split()
 
 # Math.random is mulberry32 with a fixed seed, every page is opened on 15 June 2025
 FRESH_DOCUMENT = """(() => { let s = 1; Math.random = () => { s = s + 0x6D2B79F5 | 0;
@@ -639,19 +639,19 @@ class Browser:
             self.viewport = (width, height, scale)
         self.pages, self.loaded = self.pages + 1, False
         self.time_is_up, budget = False, dict(policy="pauseIfNetworkFetchesPending", budget=500)   # page's milliseconds
-        self.call("Page.setDocumentContent", frameId=self.frame, html=code)
-        self.call("Emulation.setVirtualTimePolicy", **budget)
+        written = self.post("Page.setDocumentContent", frameId=self.frame, html=code)
+        self.post("Emulation.setVirtualTimePolicy", **budget)
+        self.answer(written)
         while not (self.loaded and self.time_is_up):
             if self.time_is_up:                                           # still loading: half a second more
                 self.time_is_up = False
-                self.call("Emulation.setVirtualTimePolicy", **budget)
+                self.post("Emulation.setVirtualTimePolicy", **budget)
             self.handle(self.receive())
-        self.call("Runtime.evaluate", expression=SETTLE)
+        self.post("Runtime.evaluate", expression=SETTLE)
         page = self.call("Page.getLayoutMetrics")["cssContentSize"]["height"]
         length = min(max(int(page), height), MAX_SIDE, MAX_PIXELS // width)
         pixels = self.photograph(width, length, beyond=length > min(height, 720) or scale != 1)
-        texts = json.loads(self.call("Runtime.evaluate", expression=READ_TEXTS)["result"].get("value", "null"))
-        return pixels, texts
+        return pixels, json.loads(self.call("Runtime.evaluate", expression=READ_TEXTS)["result"].get("value", "null"))
 
     def photograph(self, width, height, beyond):
         from PIL import Image
@@ -1149,7 +1149,9 @@ class Sandbox:
                      chromium=find_chromium(), texbin=find_tex(), pdftoppm=shutil.which("pdftoppm"))
         environment = dict(PATH="/usr/bin:/bin", HOME=scratch, TMPDIR=scratch, LANG="C.UTF-8", TZ="UTC",
                            XDG_CACHE_HOME=cache, MPLCONFIGDIR=cache, MPLBACKEND="agg", PYTHONHASHSEED="0",
-                           OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+                           OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1",
+                           MALLOC_MMAP_THRESHOLD_="33554432", MALLOC_TRIM_THRESHOLD_="268435456")
+        # the last two: images stay on the heap, a fresh mapping for each costs more in page faults than its pixels
         command = [sys.executable, "-s", "-B", os.path.abspath(__file__), "--serve", json.dumps(setup)]
         if not folder:
             set_all = [part for name, value in environment.items() for part in ("--setenv", name, value)]
@@ -1188,8 +1190,11 @@ class Sandbox:
             status, payload = REJECTED, b"the program forged the size of its image"
         else:
             payload = os.pread(self.pixels, min(length, 16 << 20), HEADER)
-        os.ftruncate(self.pixels, 0)                                      # the next program must not find these
-        os.ftruncate(self.pixels, SHARED)
+        if self.family == "html":                                         # a page has no way to this memory
+            os.pwrite(self.pixels, bytes(20), 0)
+        else:                                                             # the next program must not find these pixels
+            os.ftruncate(self.pixels, 0)
+            os.ftruncate(self.pixels, SHARED)
         return reply["answer"], reply["seconds"], status, payload, texts
 
     def kill(self):

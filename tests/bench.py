@@ -18,6 +18,7 @@ import hashlib
 import io
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -104,7 +105,7 @@ def cpu_seconds():
 
 
 @contextlib.contextmanager
-def naive(kind):
+def naive(kind, browser_program=None):
     """-> a function of (code, size) that draws without any of our means and returns uint8 [H, W, 3]."""
     import cairosvg
     from PIL import Image
@@ -120,7 +121,7 @@ def naive(kind):
             if kind == "SVG":
                 return pixels(io.BytesIO(cairosvg.svg2png(code.encode(), output_width=size and size[0], background_color="white")))
             if kind == "HTML":
-                browser = driver.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
+                browser = driver.chromium.launch(executable_path=browser_program or find_chromium(), args=["--no-sandbox"])
                 page = browser.new_page(viewport=dict(width=size[0], height=min(size[1], 720)))
                 page.set_content(code)
                 image = pixels(io.BytesIO(page.screenshot(full_page=True)))
@@ -138,6 +139,22 @@ def naive(kind):
         yield draw
 
 
+def naive_rate(kind, jobs, seconds, browser_program=None):
+    """-> (the jobs that the naive way can draw, renders per CPU-second)."""
+    good = []
+    with naive(kind, browser_program) as draw:
+        for job in jobs:
+            with contextlib.suppress(Exception):                        # real charts may write no file where they only show
+                draw(*job)
+                good.append(job)
+        begin, rounds, spent = cpu_seconds(), 0, 0.0
+        while spent < seconds:
+            for job in good:
+                draw(*job)
+            rounds, spent = rounds + 1, cpu_seconds() - begin
+    return good, rounds * len(good) / spent
+
+
 def speed(args):
     """Renders per CPU-second of the whole process tree on one core."""
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)                             # PR_SET_CHILD_SUBREAPER: a browser's orphans are counted too
@@ -150,18 +167,7 @@ def speed(args):
             print(f"| {kind} | not measured: {absent[language]} |")
             continue
         jobs = [p if isinstance(p, tuple) else (p, size) for p in programs]
-        with naive(kind) as draw:
-            good = []
-            for job in jobs:
-                with contextlib.suppress(Exception):                    # real charts may write no file where they only show
-                    draw(*job)
-                    good.append(job)
-            begin, rounds, spent = cpu_seconds(), 0, 0.0
-            while spent < args.seconds:
-                for job in good:
-                    draw(*job)
-                rounds, spent = rounds + 1, cpu_seconds() - begin
-        theirs = rounds * len(good) / spent
+        good, theirs = naive_rate(kind, jobs, args.seconds)
         with Renderer(1, 30) as renderer:
             begin = cpu_seconds()
             renders = renderer.render_many([(language, *job) for job in good] * 4)     # all engines started, formats cached
@@ -172,6 +178,8 @@ def speed(args):
                 rounds, spent = rounds + 1, cpu_seconds() - begin
             ours = rounds * len(good) / spent
             start -= 4 * len(good) / ours
+        if kind == "HTML" and (full := shutil.which("chromium")):
+            print(f"| HTML, naive with a full Chromium | {len(good)} | {(slow := naive_rate(kind, good, args.seconds, full)[1]):.1f} | {ours:.1f} | {ours / slow:.1f}x | | |")
         failed += bool(bad) or (not args.data and ours / theirs < TARGET_RATIO[kind])
         print(f"| {kind} | {len(good)} | {theirs:.1f} | {ours:.1f} | {ours / theirs:.1f}x | {TARGET_RATIO[kind]}x | {max(start, 0):.1f} CPU-s |"
               + (f" {len(bad)} FAILED: {bad[0].message}" if bad else ""), flush=True)

@@ -6,7 +6,7 @@ Untrusted code in, pixels out: Python charts, HTML, SVG, LaTeX and SMILES, confi
 
     python render.py chart.py -o chart.png      # draw one file (.py .html .svg .tex .smi)
     python render.py --doctor                   # which engines are here, what is missing, how to install it
-    python render.py --attack                   # 154 hostile programs against the sandbox, minutes
+    python render.py --attack                   # hostile programs against the sandbox, minutes
 
 What each language gets (`size` is the target's (width, height) in pixels, or None):
 
@@ -44,8 +44,8 @@ popups.
 Not covered: a hole in the kernel or in Chromium (its own inner sandbox is off, ours is around it); side channels
 such as timing; a program that draws a copy of an image that it has learnt by heart.
 
-Without bubblewrap (no user namespaces, many containers) landlock and seccomp still hold: the host's folders can then
-be named but not read, and the process limits are weaker; this is announced on stderr and named in
+Without bubblewrap (no user namespaces, many containers) landlock and seccomp still hold, and all attacks but one are
+stopped: a program can fill the host's disk until its deadline. This is announced on stderr and named in
 `Renderer.confinement`. Where they are missing too, python, latex and html are refused unless `unsafe=True`.
 
 Status: ok | error (the program failed) | timeout | rejected (too large) | infra (a worker was lost twice: not the

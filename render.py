@@ -1114,7 +1114,7 @@ def available():
     tex = None if find_tex() else "no pdflatex: apt install texlive-latex-extra texlive-pictures texlive-science"
     if not tex:
         files = {"standalone.cls": "texlive-latex-extra", "preview.sty": "preview-latex-style",
-                 "pgfplots.sty": "texlive-pictures", "chemfig.sty": "texlive-science", "sfrm0900.pfb": "cm-super"}
+                 "pgfplots.sty": "texlive-pictures", "chemfig.sty": "texlive-science", "simplekv.tex": "texlive-plain-generic", "sfrm0900.pfb": "cm-super"}
         found = subprocess.run([find_tex() + "/kpsewhich", *files], capture_output=True, text=True).stdout
         absent = [package for file, package in files.items() if file not in found]
         absent += [] if shutil.which("pdftoppm") else ["poppler-utils"]

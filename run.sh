@@ -48,6 +48,7 @@ missing_packages() {
   { kpsewhich standalone.cls && kpsewhich preview.sty; } > /dev/null 2>&1 || echo "texlive-latex-extra preview-latex-style"
   kpsewhich pgfplots.sty > /dev/null 2>&1 || echo texlive-pictures
   kpsewhich chemfig.sty > /dev/null 2>&1 || echo texlive-science
+  kpsewhich simplekv.tex > /dev/null 2>&1 || echo texlive-plain-generic
   kpsewhich sfrm0900.pfb > /dev/null 2>&1 || echo cm-super
   command -v pdftoppm > /dev/null || echo poppler-utils
   { fc-list 2> /dev/null || true; } | grep -q Liberation || echo fonts-liberation fontconfig

@@ -149,7 +149,7 @@ def field():
 
 @pytest.fixture(scope="module")
 def attacked(field):
-    with Renderer(workers=1, timeout=1.5) as r:
+    with Renderer(workers=1, timeout=1.0) as r:
         yield r
 
 

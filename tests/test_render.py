@@ -312,7 +312,8 @@ if __name__ == "__main__":
         futures[0].result()
 """)
     before = set(servers())
-    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background job ignores it
     assert process.stdout.readline() == "go\n"
     time.sleep(1.5)
     assert set(servers()) - before

@@ -33,8 +33,8 @@ server that has imported the engine and never touches hostile input. For every p
 forks a child that gives up its rights (rlimits, landlock, seccomp: no new processes, no sockets, no signals, one
 writable folder), and after it everything else in the sandbox is killed. SVG cannot run code: its confined child
 serves until a program crashes or overstays. HTML goes to a warm Chromium without network in its own sandbox, a clean
-document for each page. Pixels come back through shared memory, with a size check, erased after reading. The clock
-starts when the job does; the deadline kills the whole process tree.
+document for each page. Pixels come back through shared memory, with a size check, erased after reading (a page's are
+not: no page reaches that memory). The clock starts when the job does; the deadline kills the whole process tree.
 
 Covered (tests/attacks.py attacks all of it, between positive controls): reading host files, environment,
 other processes, other renders' pixels; writing outside the scratch folder; network and sockets; fork bombs and children
@@ -337,6 +337,7 @@ def read_pdf(file, size):
 
 
 def pdf_pixels(page, dpi):
+    """-> uint8 [H, W, 3], drawn by pdfium."""
     return page.render(scale=dpi / 72, rev_byteorder=True).to_numpy()[:, :, :3]
 
 
@@ -505,7 +506,8 @@ CHROMIUM_FLAGS = """--headless --no-sandbox --disable-gpu --mute-audio --no-firs
  --disable-dev-shm-usage --disable-component-update --disable-default-apps --disable-renderer-backgrounding
  --disable-background-timer-throttling --disable-backgrounding-occluded-windows --force-color-profile=srgb
  --disable-features=Translate,MediaRouter,BackForwardCache,AudioServiceOutOfProcess --disable-site-isolation-trials
- --hide-scrollbars --default-tile-width=1280 --default-tile-height=256 --font-render-hinting=none --renderer-process-limit=1 --js-flags=--max-old-space-size=512""".split()
+ --default-tile-width=1280 --default-tile-height=256 --hide-scrollbars --font-render-hinting=none
+ --renderer-process-limit=1 --js-flags=--max-old-space-size=512""".split()
 
 # Math.random is mulberry32 with a fixed seed, every page is opened on 15 June 2025
 FRESH_DOCUMENT = """(() => { let s = 1; Math.random = () => { s = s + 0x6D2B79F5 | 0;
@@ -1114,7 +1116,8 @@ def available():
     tex = None if find_tex() else "no pdflatex: apt install texlive-latex-extra texlive-pictures texlive-science"
     if not tex:
         files = {"standalone.cls": "texlive-latex-extra", "preview.sty": "preview-latex-style",
-                 "pgfplots.sty": "texlive-pictures", "chemfig.sty": "texlive-science", "simplekv.tex": "texlive-plain-generic", "sfrm0900.pfb": "cm-super"}
+                 "pgfplots.sty": "texlive-pictures", "chemfig.sty": "texlive-science",
+                 "simplekv.tex": "texlive-plain-generic", "sfrm0900.pfb": "cm-super"}
         found = subprocess.run([find_tex() + "/kpsewhich", *files], capture_output=True, text=True).stdout
         absent = [package for file, package in files.items() if file not in found]
         absent += [] if shutil.which("pdftoppm") else ["poppler-utils"]

@@ -12,6 +12,25 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+def refusal(monkeypatch, script, *argv):
+    """Call a stage with bad arguments in this process (sparing the imports of a new one) -> the one line it ends with."""
+    import importlib
+    import signal
+
+    import policy
+    monkeypatch.setattr(sys, "argv", [script, *map(str, argv)])
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(SystemExit) as stop:
+            policy.run(importlib.import_module(script.removesuffix(".py")).main)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    line = stop.value.code  # Python prints a string to stderr and exits with 1
+    assert isinstance(line, str) and line.startswith("error: ") and "\n" not in line
+    return line
+
+
 def drawn_samples(n, seed=0, source="test"):
     """n embedded-default samples whose images are random colour blocks: what they show does not matter here."""
     import data

@@ -2,56 +2,87 @@
 
     python reward.py TARGET.png FILE                        # FILE: an answer, or a bare program (.py .html .svg .tex)
     python reward.py TARGET.png FILE --explain OUT.png      # target | render | where the fine term lost points
+    python tests/ladder.py                                  # does it put pictures in a person's order? (README, "The reward")
 
-    total = 0.1 format + 0.9 visual                           (the weights of VinciCoder's released configuration)
-    visual = size * (0.5 coarse + 0.5 fine)
+    total  = 0.1 format + 0.9 visual - length_penalty                             (VinciCoder's weights, arXiv 2511.00391)
+    visual = size * drawn * (0.35 fine + 0.35 edges + min(1, (fine + edges) / 0.4) * (0.15 coarse + 0.15 palette))
+    with the texts that the reference program draws: visual = 0.6 visual + 0.4 text * min(1, visual / 0.02)
 
-format     exactly one fenced block in the language asked for, with code in it (language alignment)
-execution  1 if the renderer drew the program. Reported, and used by virl.py's decoupled advantages; in the total a
-           program that fails has no image and so a visual score of 0
-coarse     the whole image, downsampled: error of a cell 1 - exp(-4 max_rgb |difference|)
-fine       local patches at full detail: error 1 - SSIM (Wang et al. 2004), windows of 7 x 7 pixels, each colour channel
+One measure serves all four terms. Let a and b say, place by place, how much the target and the render differ from an
+empty sheet of the target's background (their ink, 0 to 1), and e how much they differ from each other:
+
+    overlap = sum max(0, max(a, b) - e) / sum max(a, b)
+
+the weighted Jaccard index (Ruzicka 1958): of all that stands in either picture, the share that stands in both. Hence,
+for every target, the target itself scores 1 and an empty sheet 0; white paper around a drawing adds nothing, and ink
+that the target does not have is paid for. The terms differ in what ink is:
+
+coarse     the whole image downsampled to about 32 x 32 cells; e = 1 - exp(-4 max_rgb |difference|)
+fine       local patches of 7 x 7 pixels at full detail; e = 1 - s exp(-4 max_rgb |difference of their means|) with s the
+           contrast-structure factor of SSIM (Wang et al. 2004, eq. 9 and 10). SSIM's own luminance factor hardly sees
+           the difference between two light colours, so the exponential stands in its place
+edges      strength and direction of the edges, whatever their colour, in cells of 8 x 8 pixels (akin to histograms of
+           oriented gradients, Dalal and Triggs 2005): a drawing in a wrong colour is still the drawing
+palette    how much ink of each of 6 x 6 x 6 colours, wherever it is: a shifted drawing is still the drawing
+           Colours count as far as shapes agree: noise and mean colours have the right colours everywhere
+text       strings and their places: Dice's coefficient of their letter pairs, one to one, heavier for longer strings and
+           lighter for displaced ones. Only strings that can be seen in the picture count, and only in a picture that
+           shows something of the target: text alone, or hidden text, buys nothing
 size       exp(-|ln(aspect of the render / aspect of the target)|); the render is fitted into the target's canvas on its
            own background, never stretched
-
-Calibration. Summed over the image, each error is a distance d. With the empty canvas b of the target's background as
-the anchor, Steinhaus' transform (Marczewski and Steinhaus 1958; Jaccard's index is its special case for sets) turns it
-into a similarity of target t and render r:
-
-    (d(t, b) + d(r, b) - d(t, r)) / (d(t, b) + d(r, b) + d(t, r)) * min(1, d(t, b) / d(r, b))
-
-For every target the target itself scores 1, an empty canvas 0, and so does a drawing that has nothing in common with
-it; white paper around a drawing adds nothing. The last factor is ours: a render with more ink than the target pays for
-it, or a flooded canvas would be paid for covering the target by chance. Plain SSIM prefers a blank page to a wrong drawing; (cos + 1) / 2 of
-DINOv2 features, the original's measure, gives a blank page more than half.
+drawn      min(1, edges in the render / 5 % of the edges in the target): a flat sheet of any colour is a blank
+format     exactly one fenced block in the language asked for, with code in it (language alignment): `extract_code`
+execution  1 if the renderer drew the program. Reported, and used by virl.py's decoupled advantages; in the total a
+           program that fails has no image and so a visual score of 0
+length_penalty  0 up to twice the length of the reference program, then 0.05 for each further length of it, at most 0.1
 
 A failure of our own renderer is not the program's fault: every part is NaN and the caller leaves the rollout out.
 
-Left out here: a text term, an encoder term, the original's formula, defences against long or over-painted programs.
+`--encoder NAME` mixes in 0.2 of the cosine of a vision encoder's features, calibrated in the same way: 0 where it is no
+greater than that of the empty sheet. `--reward paper` is VinciCoder's formula instead, for comparison: the mean over
+thumbnail and tiles of (cos + 1) / 2, which gives a blank canvas more than half marks.
 """
 import argparse
+import contextlib
 import math
 import sys
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
+from scipy.optimize import linear_sum_assignment
 
 WEIGHT_FORMAT, WEIGHT_VISUAL = 0.1, 0.9
+# Chosen on the synthetic programs of tests/ladder.py and checked on real ones (LOG.md, "The weights of the reward"): order
+# and AUC of every domain but chemistry stay within 0.02 when a weight changes by a third. Edges alone order line drawings
+# best but see no colour; without texts, pages whose layout has shifted fall to the level of other pages.
+WEIGHTS = {"coarse": 0.15, "fine": 0.35, "edges": 0.35, "palette": 0.15}
+AGREE = 0.4  # fine + edges from which colours count in full
+WEIGHT_TEXT = 0.4
+WEIGHT_ENCODER = 0.2
+TEXT_NEEDS = 0.02  # visual score below which the text term fades out
 LONGEST = 512  # pixels: larger targets are judged at this longest side
 WINDOW = 7  # pixels: the side of the fine term's patches (scikit-image's default for SSIM)
-CELLS = 16  # the coarse term downsamples a square image to CELLS x CELLS
-C1, C2 = 0.01**2, 0.03**2  # SSIM's constants for images in [0, 1]
+CELL = 8  # pixels: the side of the cells in which edges are gathered
+COARSE = 32  # the coarse term downsamples a square image to about COARSE x COARSE
+C2 = 0.03**2  # SSIM's second constant for images in [0, 1]
+LEAST_EDGES = 0.05
+MOST_TEXTS = 400  # strings of an image that are compared, longest first
 FENCES = {"python": ("python", "py"), "html": ("html",), "svg": ("svg", "xml"), "latex": ("latex", "tex", "tikz")}
 
+
+# --------------------------------------------------------------------------------------------------- format and language
 
 def extract_code(response, language):
     """The code of an answer and its format score: (str, 1.0), or (None, 0.0).
 
     The answer must hold exactly one fenced block, opened by ``` and a name of the language (FENCES) on a line of its
     own and closed by ``` on a line of its own, with code inside; text around it is allowed. Two blocks, an unclosed or
-    nested one, another language, an empty block: no code.
+    nested one, another language, a name that only begins like the language (python3), an empty block: no code.
     """
     lines = response.split("\n")
     fences = [i for i, line in enumerate(lines) if line.startswith("```")]
@@ -62,6 +93,13 @@ def extract_code(response, language):
     code = "\n".join(lines[fences[0] + 1:fences[1]])
     return (code, 1.0) if code.strip() else (None, 0.0)
 
+
+def length_penalty(code, reference):
+    """Soft bound on the length of `code` relative to the reference program, both str: 0 to 0.1."""
+    return min(0.1, 0.05 * max(0.0, len(code) / max(1, len(reference)) - 2))
+
+
+# ---------------------------------------------------------------------------------------------------------- visual terms
 
 def background(image):
     """The most frequent colour of the border of a float image [H, W, 3] in [0, 1] -> [3]."""
@@ -83,81 +121,301 @@ def fit(image, width, height):
     return image.astype(np.float32) / 255
 
 
-def look(pixels):
-    """What both terms need of one float image [H, W, 3]: its cells [h, w, 3], local means and variances [H, W, 3]."""
+def cells(values, side):
+    """Means over cells of side x side pixels, the last ones smaller: [H, W, C] -> [h, w, C]."""
+    H, W, _ = values.shape
+    sums = np.add.reduceat(np.add.reduceat(values, range(0, H, side), 0), range(0, W, side), 1)  # [h, w, C]
+    return sums / np.outer(np.diff([*range(0, H, side), H]), np.diff([*range(0, W, side), W]))[..., None].astype(np.float32)
+
+
+def colour_error(a, b):
+    """0 for equal colours to nearly 1: [..., 3] float in [0, 1], two of them -> [...]."""
+    return 1 - np.exp(-4 * np.abs(a - b).max(-1))
+
+
+def structure_tensor(pixels):
+    """Edges: their strength in [0, 1] times (cos, sin) of twice their angle, [H, W, 3] -> [H, W, 2].
+
+    Averaged over a cell, edges of one direction add up and those of a texture or of noise cancel out.
+    """
+    grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)  # [H, W]
+    dx, dy = np.zeros_like(grey), np.zeros_like(grey)
+    dx[:, 1:-1], dy[1:-1] = grey[:, 2:] - grey[:, :-2], grey[2:] - grey[:-2]
+    squared = dx**2 + dy**2
+    strength = (1 - np.exp(-8 * np.sqrt(squared))) / np.maximum(squared, 1e-12)  # saturates: pale edges are edges
+    return np.stack([strength * (dx**2 - dy**2), strength * 2 * dx * dy], -1)
+
+
+def look(pixels, ground):
+    """What the terms need of one float32 image [H, W, 3] seen against the colour `ground` [3]."""
     H, W, _ = pixels.shape
-    side = max(1, round(math.sqrt(H * W) / CELLS))  # pixels of a cell
-    sums = np.add.reduceat(np.add.reduceat(pixels, range(0, H, side), 0), range(0, W, side), 1)  # [h, w, 3]
-    area = np.outer(np.diff([*range(0, H, side), H]), np.diff([*range(0, W, side), W]))  # [h, w] pixels
     mean = uniform_filter(pixels, (WINDOW, WINDOW, 1))  # [H, W, 3]
-    return {"pixels": pixels, "cells": sums / area[..., None], "mean": mean,
-            "variance": uniform_filter(pixels**2, (WINDOW, WINDOW, 1)) - mean**2}
+    variance = np.maximum(0, uniform_filter(pixels**2, (WINDOW, WINDOW, 1)) - mean**2)  # [H, W, 3]
+    small = cells(pixels, max(1, round(math.sqrt(H * W) / COARSE)))  # [h, w, 3]
+    tensor = cells(structure_tensor(pixels), CELL)  # [h, w, 2]
+    colours = np.minimum(pixels * 6, 5).astype(int) @ (36, 6, 1)  # [H, W]
+    amounts = np.bincount(colours.ravel(), colour_error(pixels, ground).ravel(), 216).reshape(6, 6, 6)
+    return {"pixels": pixels, "mean": mean, "variance": variance, "fine": 1 - (C2 / (variance + C2)).mean(-1) * (1 - colour_error(mean, ground)),
+            "small": small, "coarse": colour_error(small, ground), "tensor": tensor, "edges": np.hypot(tensor[..., 0], tensor[..., 1]),
+            "palette": gaussian_filter(amounts, 0.6)}
 
 
 def errors(a, b):
-    """Two looks of equal size -> (coarse [h, w], fine [H, W, 3]) errors, 0 where they are equal."""
-    coarse = 1 - np.exp(-4 * np.abs(a["cells"] - b["cells"]).max(-1))  # [h, w]
+    """How much two looks of equal size differ, for each term: coarse [h, w], fine [H, W], edges [h, w], palette [6, 6, 6]."""
     covariance = uniform_filter(a["pixels"] * b["pixels"], (WINDOW, WINDOW, 1)) - a["mean"] * b["mean"]  # [H, W, 3]
-    # SSIM, Wang et al. 2004 eq. 13
-    ssim = ((2 * a["mean"] * b["mean"] + C1) * (2 * covariance + C2)
-            / ((a["mean"]**2 + b["mean"]**2 + C1) * (a["variance"] + b["variance"] + C2)))  # [H, W, 3]
-    return coarse, 1 - ssim
+    structure = ((2 * covariance + C2) / (a["variance"] + b["variance"] + C2)).mean(-1)  # [H, W], Wang et al. 2004 eq. 9 and 10
+    return {"coarse": colour_error(a["small"], b["small"]), "fine": 1 - np.clip(structure, 0, 1) * (1 - colour_error(a["mean"], b["mean"])),
+            "edges": np.hypot(*np.moveaxis(a["tensor"] - b["tensor"], -1, 0)), "palette": np.abs(a["palette"] - b["palette"])}
 
 
-def distances(a, b):
-    """(coarse, fine) distance of two looks of equal size: 0 for equal images."""
-    return tuple(float(error.sum()) for error in errors(a, b))
+def overlap(a, b, error):
+    """Ink of the target, ink of the render, their difference, arrays of one shape -> share of common ink, 0 to 1."""
+    either = np.maximum(a, b)
+    total = float(either.sum())
+    return float(np.maximum(0, either - error).sum()) / total if total > 1e-6 else 1.0
 
 
-def features(target):
-    """What `score` needs of a target, uint8 [H, W, 3]; computed once for all rollouts of a group."""
+def features(target, reference=None, encoder=None):
+    """What `score` needs of a target, computed once for all rollouts of a group.
+
+    target: uint8 [H, W, 3]; reference: render.Render of the program that drew it, where there is one: it knows the
+    texts; encoder: an Encoder, for its term.
+    """
     height, width = target.shape[:2]
     scale = min(1.0, LONGEST / max(height, width))
     pixels = fit(target, max(1, round(width * scale)), max(1, round(height * scale)))  # [H, W, 3]
-    seen = look(pixels)
-    blank = look(np.broadcast_to(background(pixels).astype(np.float32), pixels.shape))
-    return {"aspect": width / height, "look": seen, "blank": blank, "to_blank": distances(seen, blank)}
+    ground = background(pixels).astype(np.float32)
+    known = {"target": target, "aspect": width / height, "ground": ground, "look": look(pixels, ground),
+             "texts": visible_texts(reference.texts or [], reference.image) if reference is not None and reference.status == "ok" else []}
+    if encoder:
+        blank = np.broadcast_to(np.round(255 * ground).astype(np.uint8), target.shape)
+        known["encoded"], known["blank"] = encoder.describe([target, blank])
+    return known
 
 
-def visual_parts(known, image):
-    """Calibrated similarity of a render, uint8 [H, W, 3], to a target's `features`: dict of visual, coarse, fine, size."""
-    size = math.exp(-abs(math.log(image.shape[1] / image.shape[0] / known["aspect"])))
-    height, width = known["look"]["pixels"].shape[:2]
-    render = look(fit(image, width, height))
-    coarse, fine = (max(0.0, (tb + rb - tr) / (tb + rb + tr)) * min(1.0, tb / rb) if rb > 1e-6 else float(tb <= 1e-6) for tb, rb, tr in
-                    zip(known["to_blank"], distances(render, known["blank"]), distances(known["look"], render)))
-    return {"visual": size * (0.5 * coarse + 0.5 * fine), "coarse": coarse, "fine": fine, "size": size}
+def visual_parts(known, image, texts=None, encoder=None):
+    """Similarity of a render, uint8 [H, W, 3] with its texts, to a target's `features`: dict of visual and its terms."""
+    a = known["look"]
+    height, width = a["pixels"].shape[:2]
+    b = look(fit(image, width, height), known["ground"])
+    error = errors(a, b)
+    parts = {term: overlap(a[term], b[term], error[term]) for term in WEIGHTS}
+    parts["size"] = math.exp(-abs(math.log(image.shape[1] / image.shape[0] / known["aspect"])))
+    needed = LEAST_EDGES * float(a["edges"].sum())
+    parts["drawn"] = min(1.0, float(b["edges"].sum()) / needed) if needed > 1e-6 else 1.0
+    shapes, colours = (sum(WEIGHTS[term] * parts[term] for term in terms) for terms in (("fine", "edges"), ("coarse", "palette")))
+    trust = parts["size"] * parts["drawn"]
+    visual = trust * (shapes + min(1.0, (parts["fine"] + parts["edges"]) / AGREE) * colours)
+    if encoder:
+        (seen,) = encoder.describe([image])
+        parts["encoder"] = calibrated(cosine(known["encoded"], seen), cosine(known["encoded"], known["blank"]))
+        visual = (1 - WEIGHT_ENCODER) * visual + WEIGHT_ENCODER * trust * parts["encoder"]
+    if known["texts"]:
+        parts["text"] = text_similarity(known["texts"], visible_texts(texts or [], image))
+        visual = (1 - WEIGHT_TEXT) * visual + WEIGHT_TEXT * parts["text"] * min(1.0, visual / TEXT_NEEDS)
+    return {"visual": visual, **parts}
 
 
-def score(target, render, response, language, target_features=None):
+# ------------------------------------------------------------------------------------------------------------- text term
+
+def visible_texts(texts, image):
+    """[(string, box in pixels)] -> [(string, x, y)] of those that can be seen: inside the image, on a patch that is not flat.
+
+    x and y are the centre of the box, as shares of width and height.
+    """
+    height, width = image.shape[:2]
+    found = []
+    for string, (x0, y0, x1, y1) in sorted(texts, key=lambda t: -len(t[0]))[:MOST_TEXTS]:
+        left, right, top, bottom = max(0, int(x0)), min(width, math.ceil(x1)), max(0, int(y0)), min(height, math.ceil(y1))
+        inside = max(0, right - left) * max(0, bottom - top) / max(1.0, (x1 - x0) * (y1 - y0))
+        if string.strip() and inside >= 0.5 and np.ptp(image[top:bottom, left:right].reshape(-1, 3), axis=0).max() > 24:
+            found.append((" ".join(string.split()), (x0 + x1) / 2 / width, (y0 + y1) / 2 / height))
+    return found
+
+
+def letter_pairs(string):
+    """The pairs of adjacent characters of a string with its ends marked; a repeated pair counts as another one."""
+    marked, seen, pairs = f"\0{string}\0", Counter(), set()
+    for pair in zip(marked, marked[1:]):
+        seen[pair] += 1
+        pairs.add((*pair, seen[pair]))
+    return pairs
+
+
+def text_similarity(a, b):
+    """Two lists of (string, x, y), the first not empty -> 0 to 1: strings matched one to one, weighted by their letters."""
+    if not b:
+        return 0.0
+    pairs_a, pairs_b = ([letter_pairs(string) for string, _, _ in texts] for texts in (a, b))
+    index = {pair: i for i, pair in enumerate(set().union(*pairs_a, *pairs_b))}
+    holds = [np.zeros((len(pairs), len(index)), np.float32) for pairs in (pairs_a, pairs_b)]
+    for matrix, pairs in zip(holds, (pairs_a, pairs_b)):
+        for row, mine in zip(matrix, pairs):
+            row[[index[pair] for pair in mine]] = 1
+    n_a, n_b = (matrix.sum(1) for matrix in holds)  # [n], [m]
+    dice = 2 * holds[0] @ holds[1].T / (n_a[:, None] + n_b)  # [n, m], Dice 1945
+    place_a, place_b = (np.array([(x, y) for _, x, y in texts]) for texts in (a, b))
+    distance = np.sqrt(((place_a[:, None] - place_b) ** 2).sum(-1))  # [n, m], in widths and heights
+    gain = np.minimum(n_a[:, None], n_b) * np.where(dice > 0.5, dice, 0) * np.exp(-2 * distance)  # [n, m]
+    matched = gain[linear_sum_assignment(-gain)].sum()
+    return float(2 * matched / (n_a.sum() + n_b.sum()))
+
+
+# --------------------------------------------------------------------------------------------------------------- encoder
+
+def cosine(a, b):
+    return float(a @ b / max(1e-12, float(np.linalg.norm(a) * np.linalg.norm(b))))
+
+
+def calibrated(similarity, of_blank):
+    """1 stays 1, the empty sheet and all below it become 0."""
+    return max(0.0, similarity - of_blank) / max(1e-6, 1 - of_blank) if similarity < 1 - 1e-9 else 1.0
+
+
+def tile_grid(width, height, tile):
+    """Columns and rows, at most 12 tiles, whose aspect comes closest to the image's; on a tie the larger grid if the image
+    has more than half its pixels (InternVL's rule, which VinciCoder's reward uses)."""
+    best = (1, 1)
+    for grid in sorted(((i, j) for i in range(1, 13) for j in range(1, 13) if i * j <= 12), key=lambda g: g[0] * g[1]):
+        off, least = (abs(width / height - g[0] / g[1]) for g in (grid, best))
+        if off < least or off == least and width * height > 0.5 * tile * tile * grid[0] * grid[1]:
+            best = grid
+    return best
+
+
+def tiles_and_thumbnail(image, tile):
+    """PIL image -> the square tiles of `tile` pixels of its grid and, where they are several, the thumbnail."""
+    columns, rows = tile_grid(*image.size, tile)
+    sheet = image.resize((columns * tile, rows * tile), Image.BICUBIC)
+    found = [sheet.crop((x * tile, y * tile, (x + 1) * tile, (y + 1) * tile)) for y in range(rows) for x in range(columns)]
+    return found + [image.resize((tile, tile), Image.BICUBIC)] if len(found) > 1 else found
+
+
+class Encoder:
+    """A vision encoder of transformers (DINOv2, CLIP, SigLIP, ...), by hub name or directory; images go in at `side` pixels.
+
+    Raises SystemExit with one line when it cannot be loaded.
+    """
+
+    def __init__(self, name, side=448, device="cpu"):
+        import torch
+        from transformers import AutoModel
+        from transformers.image_processing_utils import BaseImageProcessor
+        self.torch, self.side, self.device = torch, side, device
+        try:
+            model = AutoModel.from_pretrained(name)
+            settings = BaseImageProcessor.get_image_processor_dict(name)[0]
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"error: no vision encoder at {name!r}: {str(error).splitlines()[0]}") from None
+        self.model = getattr(model, "vision_model", model).to(device).eval()
+        self.mean, self.std = (torch.tensor(settings[key], dtype=torch.float32)[:, None, None] for key in ("image_mean", "image_std"))  # [3, 1, 1]
+
+    def run(self, images):
+        """PIL images -> the model's output for the batch [n, 3, side, side]."""
+        torch = self.torch
+        batch = [torch.from_numpy(np.array(i.resize((self.side, self.side), Image.BICUBIC))).permute(2, 0, 1) / 255 for i in images]
+        with torch.no_grad():
+            pixels = torch.stack([(x - self.mean) / self.std for x in batch]).to(self.device)  # [n, 3, side, side]
+            return self.model(pixel_values=pixels, output_hidden_states=True)
+
+    def describe(self, arrays):
+        """Images uint8 [H, W, 3] -> features [n, 2 D]: first token and mean of the others, after the final norm."""
+        tokens = self.run([Image.fromarray(np.ascontiguousarray(a)) for a in arrays]).last_hidden_state  # [n, T, D]
+        return self.torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1).float().cpu().numpy()
+
+    def paper_similarity(self, target, image):
+        """VinciCoder's visual reward of two images, uint8 [H, W, 3]: the render is stretched to the target's size, both are
+        cut into tiles and a thumbnail, and (cos + 1) / 2 of the first tokens, before the final norm, is averaged."""
+        target, image = Image.fromarray(target), Image.fromarray(image)
+        pieces = tiles_and_thumbnail(target, self.side), tiles_and_thumbnail(image.resize(target.size, Image.BICUBIC), self.side)
+        a, b = (self.run(p).hidden_states[-1][:, 0].float().cpu().numpy() for p in pieces)  # [n, D] each
+        return float(np.mean([(cosine(x, y) + 1) / 2 for x, y in zip(a, b)]))
+
+
+# ----------------------------------------------------------------------------------------------------------------- score
+
+def score(target, render, response, language, known=None, reference_code=None, kind="nanovinci", encoder=None):
     """Score one answer.
 
     target: uint8 [H, W, 3]; render: render.Render of the answer's code, or None where it holds no code; response: the
-    whole answer; language: the one asked for. Returns a dict of floats in [0, 1]: reward, format, execution, visual,
-    coarse, fine, size; all NaN when the renderer itself failed.
+    whole answer; language: the one asked for; known: `features(target, ...)`, so that a group computes them once;
+    reference_code: the target's own program, where there is one, for the bound on the length; kind: "nanovinci" or
+    "paper"; encoder: an Encoder (needed by "paper").
+
+    Returns a dict of floats in [0, 1]: reward and its parts, those of `visual_parts` only where there is an image; all
+    NaN when the renderer itself failed.
     """
-    _, format_ = extract_code(response, language)
-    parts = {"reward": 0.0, "format": format_, "execution": 0.0, "visual": 0.0, "coarse": 0.0, "fine": 0.0, "size": 0.0}
+    code, format_ = extract_code(response, language)
+    parts = {"reward": 0.0, "format": format_, "execution": 0.0, "visual": 0.0, "length_penalty": 0.0, **dict.fromkeys(WEIGHTS, 0.0)}
     if render is not None and render.status == "infra":
         return dict.fromkeys(parts, math.nan)
     if format_ and render is not None and render.status == "ok":
-        parts.update(execution=1.0, **visual_parts(target_features or features(target), render.image))
-    parts["reward"] = WEIGHT_FORMAT * parts["format"] + WEIGHT_VISUAL * parts["visual"]
+        parts["execution"] = 1.0
+        if kind == "paper":
+            parts["visual"] = encoder.paper_similarity(target, render.image)
+        else:
+            parts.update(visual_parts(known or features(target, encoder=encoder), render.image, render.texts, encoder))
+    if code and reference_code and kind != "paper":
+        parts["length_penalty"] = length_penalty(code, reference_code)
+    parts["reward"] = max(0.0, WEIGHT_FORMAT * format_ + WEIGHT_VISUAL * parts["visual"] - parts["length_penalty"])
     return parts
+
+
+_encoder = None  # of a scoring process
+
+
+def start_scorer(encoder):
+    """What a scoring process does first; encoder: a name or None."""
+    import signal
+    global _encoder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the main process ends its workers
+    _encoder = Encoder(encoder) if encoder else None
+
+
+def score_group(target, language, answers, reference=None, reference_code=None, kind="nanovinci"):
+    """Score the answers to one target: a list of (Render or None, response) -> a list of dicts, as `score`.
+
+    The target's features are computed once; equal answers are scored once.
+    """
+    known, found = features(target, reference, _encoder if kind != "paper" else None), {}
+    for render, response in answers:
+        if response not in found:
+            found[response] = score(target, render, response, language, known, reference_code, kind, _encoder)
+    return [dict(found[response]) for _, response in answers]
+
+
+def scorers(workers, encoder=None):
+    """A pool of scoring processes: `pool.submit(score_group, ...)`. They import this file alone, not the caller's script
+    with its torch, and live beside the renderer's servers: the training process only collects the results."""
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), start_scorer, (encoder,))
+    main = sys.modules["__main__"]
+    hidden = {name: getattr(main, name) for name in ("__file__", "__spec__") if getattr(main, name, None) is not None}
+    with contextlib.ExitStack() as after:
+        for name, value in hidden.items():
+            setattr(main, name, None)
+            after.callback(setattr, main, name, value)
+        list(pool.map(abs, range(workers)))
+    return pool
+
+
+def score_batch(groups, pool):
+    """Score many groups in a pool of `scorers`: a list of argument tuples of `score_group` -> a list of its results."""
+    return [future.result() for future in [pool.submit(score_group, *group) for group in groups]]
 
 
 # ---------------------------------------------------------------------------------------------------------- command line
 
 def explain(target, image):
-    """Two images, uint8 [H, W, 3] and [h, w, 3] -> PIL image: target | render as it is compared | fine error, red."""
-    look_ = features(target)["look"]
-    height, width = look_["pixels"].shape[:2]
-    render = look(fit(image, width, height))
-    lost = np.clip(errors(look_, render)[1].mean(-1, keepdims=True), 0, 1)  # [H, W, 1]
-    faint = 1 - 0.25 * (1 - look_["pixels"].mean(-1, keepdims=True))  # the target in light grey, for orientation
+    """Two images, uint8 [H, W, 3] and [h, w, 3] -> PIL image: target | render as it is compared | what fine lost, red."""
+    known = features(target)
+    a = known["look"]
+    height, width = a["pixels"].shape[:2]
+    b = look(fit(image, width, height), known["ground"])
+    lost = np.minimum(errors(a, b)["fine"], np.maximum(a["fine"], b["fine"]))[..., None]  # [H, W, 1]
+    faint = 1 - 0.25 * (1 - a["pixels"].mean(-1, keepdims=True))  # the target in light grey, for orientation
     heat = faint * (1 - lost) + np.array([0.85, 0.1, 0.1]) * lost  # [H, W, 3]
     gap = np.full((height, 8, 3), 0.5)
-    return Image.fromarray((255 * np.hstack([look_["pixels"], gap, render["pixels"], gap, heat])).round().astype(np.uint8))
+    return Image.fromarray((255 * np.hstack([a["pixels"], gap, b["pixels"], gap, heat])).round().astype(np.uint8))
 
 
 def main():
@@ -166,12 +424,18 @@ def main():
     parser.add_argument("target", help="image file")
     parser.add_argument("file", help="the answer with its fenced block, or a bare program whose ending names the language")
     parser.add_argument("--language", choices=sorted(FENCES), help="language asked for (default: by the file's ending)")
+    parser.add_argument("--reference", metavar="FILE", help="the program that drew the target: for the text term and the bound on the length")
     parser.add_argument("--explain", metavar="OUT.png", help="write target | render | where the fine term lost points")
+    parser.add_argument("--reward", choices=("nanovinci", "paper"), default="nanovinci", help="paper: VinciCoder's formula; needs --encoder")
+    parser.add_argument("--encoder", metavar="NAME", help="vision encoder, hub name or directory, such as facebook/dinov2-large")
     parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
     args = parser.parse_args()
+    if args.reward == "paper" and not args.encoder:
+        raise SystemExit("error: --reward paper needs --encoder, such as --encoder facebook/dinov2-large.")
     try:
         target = np.asarray(Image.open(args.target).convert("RGB"))
         response = Path(args.file).read_text(errors="replace")
+        reference_code = Path(args.reference).read_text(errors="replace") if args.reference else None
     except OSError as error:
         raise SystemExit(f"error: {error}")
     endings = {"py": "python", "htm": "html", "tex": "latex"}
@@ -181,15 +445,19 @@ def main():
         raise SystemExit(f"error: cannot tell the language of {args.file}: name it with --language {{{','.join(sorted(FENCES))}}}.")
     if not any(line.startswith("```") for line in response.split("\n")):
         response = f"```{language}\n{response}\n```"
+    encoder = Encoder(args.encoder) if args.encoder else None
     code, _ = extract_code(response, language)
-    render = None
-    if code:
-        try:
-            with Renderer(1, unsafe=args.unsafe_render) as renderer:
+    render = reference = None
+    try:
+        with Renderer(1, unsafe=args.unsafe_render) as renderer:
+            if code:
                 render = renderer.submit(language, code, target.shape[1::-1]).result()
-        except RuntimeError as error:
-            raise SystemExit(f"error: {error}")
-    for name, value in score(target, render, response, language).items():
+            if reference_code:
+                reference = renderer.submit(language, reference_code, target.shape[1::-1]).result()
+    except RuntimeError as error:
+        raise SystemExit(f"error: {error}")
+    known = features(target, reference, encoder)
+    for name, value in score(target, render, response, language, known, reference_code, args.reward, encoder).items():
         print(f"{name:10} {value:.4f}")
     print("no single fenced block in the language asked for" if not code else f"render: {render.status} {render.message}")
     if args.explain and render and render.image is not None:

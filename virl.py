@@ -25,6 +25,7 @@ import math
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +35,12 @@ import data
 import policy as P
 from generate import generate, rollout_seed
 from render import Renderer, available
-from reward import extract_code, features, score
+from reward import WEIGHTS, extract_code, score_group, scorers
 
 # ------------------------------------------------------------------------------------------------------------ arguments
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
 parser.add_argument("--model", default="out/sft", help="model directory or hub id to start from")
-parser.add_argument("--data", default="out/data/rl", help="directory of parquet files with target images; code is not read")
+parser.add_argument("--data", default="out/data/rl", help="directory of parquet files with target images; code, where there is some, tells the texts alone")
 parser.add_argument("--out", default="out/virl", help="directory to write")
 parser.add_argument("--steps", type=int, default=144, help="rollout phases")
 parser.add_argument("--max-seconds", type=float, default=0, help="stop after this much training time (0: by steps)")
@@ -50,6 +51,8 @@ parser.add_argument("--temperature", type=float, default=1.0, help="sampling tem
 parser.add_argument("--slots", type=int, default=128, help="rollouts decoded together on one process")
 parser.add_argument("--updates", type=int, default=1, help="optimizer steps per rollout phase")
 parser.add_argument("--micro-groups", type=int, default=8, help="groups per forward and backward on one process")
+parser.add_argument("--reward", default="nanovinci", choices=("nanovinci", "paper"), help="paper: VinciCoder's formula; needs --encoder")
+parser.add_argument("--encoder", default="", help="vision encoder mixed into the reward, such as facebook/dinov2-large")
 parser.add_argument("--advantage", default="decoupled", choices=("decoupled", "paper"), help="how rewards become advantages")
 parser.add_argument("--clip-low", type=float, default=0.2, help="lower clip of the probability ratio")
 parser.add_argument("--clip-high", type=float, default=0.28, help="upper clip of the probability ratio")
@@ -69,6 +72,7 @@ parser.add_argument("--sample-every", type=int, default=25, help="steps between 
 parser.add_argument("--seed", type=int, default=0, help="seed of the data order and of every rollout")
 parser.add_argument("--resume", action="store_true", help="go on from the newest state in OUT")
 
+PARTS = ("reward", "execution", "visual", *WEIGHTS, "format", "length_penalty", "overlong")
 MIN_SPREAD = 1e-3  # a group whose rewards differ by less carries no signal: dropped and counted
 TIS_CAP = 2.0  # cap of the importance weight between sampler and trainer (truncated importance sampling)
 DUAL_CLIP = 3.0  # arXiv 1912.09729, as in VinciCoder's released configuration
@@ -130,29 +134,22 @@ def prompt_batch(n, prompts, seed, step):
     return picked
 
 
-def judge(samples, groups, futures, target_features, args):
-    """Score rollouts. groups: P lists of G Rollout; futures: {(p, g): Future[Render]} of those with code.
+def judge(sample, rollouts, futures, reference, pool, args):
+    """Wait for the renders of one group and have it scored in a process of `pool`.
 
-    Returns (parts: P lists of G dicts with `reward` after the length penalty, renders of the same layout).
+    rollouts: G Rollout; futures: G Future[Render], None where there is no code; reference: Future[Render] of the target's
+    own program, where the data has one: it knows the texts. Returns (G dicts with `reward` after the length penalty,
+    G images or None).
     """
-    parts, renders, known = [], [], {}
-    for p, rollouts in enumerate(groups):
-        target = np.asarray(data.open_image(samples[p]))  # [H, W, 3]
-        rows, pictures = [], []
-        for g, rollout in enumerate(rollouts):
-            render = futures[p, g].result() if (p, g) in futures else None
-            key = (p, rollout.text)  # a trained policy repeats itself: equal answers of a group are scored once
-            if key not in known:
-                known[key] = score(target, render, rollout.text, samples[p].language, target_features=target_features[p])
-            row = dict(known[key])
-            row["overlong"] = overlong_penalty(len(rollout.token_ids), args.max_new_tokens, args.overlong)
-            row["reward"] -= row["overlong"]
-            row["status"], row["message"] = (render.status, render.message) if render else ("no code", "no single fenced block")
-            rows.append(row)
-            pictures.append(render.image if render else None)
-        parts.append(rows)
-        renders.append(pictures)
-    return parts, renders
+    renders = [future and future.result() for future in futures]
+    target = np.asarray(data.open_image(sample))  # [H, W, 3]
+    rows = pool.submit(score_group, target, sample.language, [(render, r.text) for render, r in zip(renders, rollouts)],
+                       reference and reference.result(), extract_code(sample.answer, sample.language)[0], args.reward).result()
+    for row, rollout, render in zip(rows, rollouts, renders):
+        row["overlong"] = overlong_penalty(len(rollout.token_ids), args.max_new_tokens, args.overlong)
+        row["reward"] -= row["overlong"]
+        row["status"], row["message"] = (render.status, render.message) if render else ("no code", "no single fenced block")
+    return rows, [render and render.image for render in renders]
 
 
 def picture(samples, renders, path, columns=12):
@@ -176,6 +173,8 @@ def main():
     main_rank = rank == 0
     if args.group < 2 or args.prompts < world:
         raise SystemExit(f"error: --group must be at least 2 and --prompts at least the number of processes ({world}).")
+    if args.reward == "paper" and not args.encoder:
+        raise SystemExit("error: --reward paper needs --encoder, such as --encoder facebook/dinov2-large.")
     out = Path(args.out)
     policy = P.load_policy(args.model, device)
     if main_rank:
@@ -214,7 +213,8 @@ def main():
     workers = args.render_workers or max(1, (os.cpu_count() or 1) // local)
     bar = P.progress_bar("virl", args.steps, args.max_seconds, step, elapsed, main_rank)
     bad_in_a_row = 0
-    with Renderer(workers=workers, timeout=args.render_timeout, unsafe=args.unsafe_render, cache=20000) as renderer:
+    with Renderer(workers=workers, timeout=args.render_timeout, unsafe=args.unsafe_render, cache=20000) as renderer, \
+            scorers(workers, args.encoder) as pool, ThreadPoolExecutor(args.prompts) as judges:
         while step < args.steps and not (args.max_seconds and elapsed >= args.max_seconds):
             t0 = time.perf_counter()
             progress = P.all_sum(elapsed / args.max_seconds if args.max_seconds else step / args.steps, device) / world
@@ -223,17 +223,18 @@ def main():
                 for group, lr in zip(optimizer.param_groups, lrs):
                     group["lr"] = lr * scale
 
-            # --- rollout: programs are rendered while other rows still decode ------------------------------------------
+            # --- rollout: programs are rendered, and complete groups scored, while other rows still decode --------------
             batch = [samples[i] for i in prompt_batch(len(samples), args.prompts, args.seed, step)][rank::world]  # P
             prompts = [policy.encode(s.prompt, data.open_image(s)) for s in batch]
             seeds = [[rollout_seed(args.seed, step, s.id, g) for g in range(args.group)] for s in batch]
-            futures = {}
+            finished, judged = [{} for _ in batch], {}  # {g: (Rollout, Future[Render] or None)} of each prompt; Future of judge
 
             def on_finish(rollout):
-                s = batch[rollout.example]
-                code, _ = extract_code(rollout.text, s.language)
-                if code is not None:
-                    futures[rollout.example, rollout.sample] = renderer.submit(s.language, code, (s.width, s.height))
+                p, s = rollout.example, batch[rollout.example]
+                submit = lambda text: (code := extract_code(text, s.language)[0]) and renderer.submit(s.language, code, (s.width, s.height))
+                finished[p][rollout.sample] = (rollout, submit(rollout.text))
+                if len(finished[p]) == args.group:
+                    judged[p] = judges.submit(judge, s, *zip(*(finished[p][g] for g in range(args.group))), submit(s.answer), pool, args)
 
             policy.dtype = torch.float32 if device.type == "cpu" else getattr(torch, args.dtype)
             threads = torch.get_num_threads()
@@ -242,9 +243,8 @@ def main():
             torch.set_num_threads(threads)
             t1 = time.perf_counter()
 
-            # --- render and reward ---------------------------------------------------------------------------------------
-            targets = [features(np.asarray(data.open_image(s))) for s in batch]
-            parts, renders = judge(batch, groups, futures, targets, args)
+            # --- reward --------------------------------------------------------------------------------------------------
+            parts, renders = zip(*(judged[p].result() for p in range(len(batch))))
             t2 = time.perf_counter()
             table = {k: np.array([[row[k] for row in rows] for rows in parts], dtype=float)
                      for k in ("reward", "execution", "visual")}  # each [P, G]
@@ -341,7 +341,7 @@ def step_record(step, parts, groups, kept, advantage, stats, device):
     rows = [row for group in parts for row in group]
     rollouts = [r for group in groups for r in group]
     finite = [row for row in rows if math.isfinite(row["reward"])]
-    sums = {k: sum(row[k] for row in finite) for k in ("reward", "execution", "visual", "coarse", "fine", "format", "overlong")}
+    sums = {k: sum(row[k] for row in finite) for k in PARTS}
     sums.update(n=len(finite), rollouts=len(rows), infra=len(rows) - len(finite), groups=len(parts), kept_groups=int(kept.sum()),
                 spread=sum(float(np.nanmax(g) - np.nanmin(g)) for g in ([row["reward"] for row in group] for group in parts)
                            if np.isfinite(g).any()),
@@ -349,7 +349,7 @@ def step_record(step, parts, groups, kept, advantage, stats, device):
                 advantage=float(np.abs(advantage).sum()), timeout=sum(row["status"] == "timeout" for row in rows))
     sums = {k: P.all_sum(v, device) for k, v in sums.items()}
     n, count = max(1, sums["n"]), sums["rollouts"]
-    record = {"step": step, **{k: sums[k] / n for k in ("reward", "execution", "visual", "coarse", "fine", "format", "overlong")},
+    record = {"step": step, **{k: sums[k] / n for k in PARTS},
               "spread": sums["spread"] / sums["groups"], "kept": sums["kept_groups"] / sums["groups"], "infra": int(sums["infra"]),
               "timeout": int(sums["timeout"]), "length": sums["length"] / count, "truncated": sums["truncated"] / count,
               "advantage_abs": sums["advantage"] / count}

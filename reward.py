@@ -6,7 +6,8 @@
 
     total  = 0.1 format + 0.9 visual - length_penalty                             (VinciCoder's weights, arXiv 2511.00391)
     visual = size * drawn * (0.35 fine + 0.35 edges + min(1, (fine + edges) / 0.4) * (0.15 coarse + 0.15 palette))
-    with the texts that the reference program draws: visual = 0.6 visual + 0.4 text * min(1, visual / 0.02)
+    with the texts that the reference program draws: visual = (1 - w) visual + w text * min(1, visual / 0.02), where
+    w = 0.4 * min(1, share of the target's ink that is text / 0.15)
 
 One measure serves all four terms. Let a and b say, place by place, how much the target and the render differ from an
 empty sheet of the target's background (their ink, 0 to 1), and e how much they differ from each other:
@@ -36,6 +37,8 @@ execution  1 if the renderer drew the program. Reported, and used by virl.py's d
            program that fails has no image and so a visual score of 0
 length_penalty  0 up to twice the length of the reference program, then 0.05 for each further length of it, at most 0.1
 
+A program that carries a raster inside (a data: URI, base64) is no drawing: `embeds_raster`; its visual score is 0.
+
 A failure of our own renderer is not the program's fault: every part is NaN and the caller leaves the rollout out.
 
 `--encoder NAME` mixes in 0.2 of the cosine of a vision encoder's features, calibrated in the same way: 0 where it is no
@@ -44,7 +47,9 @@ thumbnail and tiles of (cos + 1) / 2, which gives a blank canvas more than half 
 """
 import argparse
 import contextlib
+import importlib
 import math
+import re
 import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -64,6 +69,7 @@ WEIGHTS = {"coarse": 0.15, "fine": 0.35, "edges": 0.35, "palette": 0.15}
 AGREE = 0.4  # fine + edges from which colours count in full
 WEIGHT_TEXT = 0.4
 WEIGHT_ENCODER = 0.2
+TEXT_SHARE = 0.15  # share of the ink that is text from which the text term has its full weight
 TEXT_NEEDS = 0.02  # visual score below which the text term fades out
 LONGEST = 512  # pixels: larger targets are judged at this longest side
 WINDOW = 7  # pixels: the side of the fine term's patches (scikit-image's default for SSIM)
@@ -92,6 +98,11 @@ def extract_code(response, language):
         return None, 0.0
     code = "\n".join(lines[fences[0] + 1:fences[1]])
     return (code, 1.0) if code.strip() else (None, 0.0)
+
+
+def embeds_raster(code):
+    """Does the program hold an encoded picture: the first letters of a base64 PNG, JPEG, GIF or WebP, or 400 letters in one run?"""
+    return re.search(r"iVBORw0KGgo|/9j/4AAQ|/9j/2w|R0lGOD|UklGR|[A-Za-z0-9+/]{400}", code) is not None
 
 
 def length_penalty(code, reference):
@@ -185,8 +196,10 @@ def features(target, reference=None, encoder=None):
     scale = min(1.0, LONGEST / max(height, width))
     pixels = fit(target, max(1, round(width * scale)), max(1, round(height * scale)))  # [H, W, 3]
     ground = background(pixels).astype(np.float32)
-    known = {"target": target, "aspect": width / height, "ground": ground, "look": look(pixels, ground),
-             "texts": visible_texts(reference.texts or [], reference.image) if reference is not None and reference.status == "ok" else []}
+    known = {"aspect": width / height, "ground": ground, "look": look(pixels, ground), "texts": []}
+    if reference is not None and reference.status == "ok":
+        known["texts"] = visible_texts(reference.texts or [], reference.image)
+        known["text weight"] = WEIGHT_TEXT * min(1.0, text_share(known["texts"], known["look"]["fine"]) / TEXT_SHARE)
     if encoder:
         blank = np.broadcast_to(np.round(255 * ground).astype(np.uint8), target.shape)
         known["encoded"], known["blank"] = encoder.describe([target, blank])
@@ -203,34 +216,43 @@ def visual_parts(known, image, texts=None, encoder=None):
     parts["size"] = math.exp(-abs(math.log(image.shape[1] / image.shape[0] / known["aspect"])))
     needed = LEAST_EDGES * float(a["edges"].sum())
     parts["drawn"] = min(1.0, float(b["edges"].sum()) / needed) if needed > 1e-6 else 1.0
-    shapes, colours = (sum(WEIGHTS[term] * parts[term] for term in terms) for terms in (("fine", "edges"), ("coarse", "palette")))
+    shapes = WEIGHTS["fine"] * parts["fine"] + WEIGHTS["edges"] * parts["edges"]
+    others = sum(weight * parts[term] for term, weight in WEIGHTS.items()) - shapes
     trust = parts["size"] * parts["drawn"]
-    visual = trust * (shapes + min(1.0, (parts["fine"] + parts["edges"]) / AGREE) * colours)
+    visual = trust * (shapes + min(1.0, (parts["fine"] + parts["edges"]) / AGREE) * others)
     if encoder:
         (seen,) = encoder.describe([image])
         parts["encoder"] = calibrated(cosine(known["encoded"], seen), cosine(known["encoded"], known["blank"]))
         visual = (1 - WEIGHT_ENCODER) * visual + WEIGHT_ENCODER * trust * parts["encoder"]
     if known["texts"]:
         parts["text"] = text_similarity(known["texts"], visible_texts(texts or [], image))
-        visual = (1 - WEIGHT_TEXT) * visual + WEIGHT_TEXT * parts["text"] * min(1.0, visual / TEXT_NEEDS)
+        weight = known["text weight"]
+        visual = (1 - weight) * visual + weight * parts["text"] * min(1.0, visual / TEXT_NEEDS)
     return {"visual": visual, **parts}
 
 
 # ------------------------------------------------------------------------------------------------------------- text term
 
 def visible_texts(texts, image):
-    """[(string, box in pixels)] -> [(string, x, y)] of those that can be seen: inside the image, on a patch that is not flat.
-
-    x and y are the centre of the box, as shares of width and height.
-    """
+    """[(string, box in pixels)] -> [(string, box in widths and heights)] of those that can be seen: inside the image, on a
+    patch that is not flat."""
     height, width = image.shape[:2]
     found = []
     for string, (x0, y0, x1, y1) in sorted(texts, key=lambda t: -len(t[0]))[:MOST_TEXTS]:
         left, right, top, bottom = max(0, int(x0)), min(width, math.ceil(x1)), max(0, int(y0)), min(height, math.ceil(y1))
         inside = max(0, right - left) * max(0, bottom - top) / max(1.0, (x1 - x0) * (y1 - y0))
         if string.strip() and inside >= 0.5 and np.ptp(image[top:bottom, left:right].reshape(-1, 3), axis=0).max() > 24:
-            found.append((" ".join(string.split()), (x0 + x1) / 2 / width, (y0 + y1) / 2 / height))
+            found.append((" ".join(string.split()), (left / width, top / height, right / width, bottom / height)))
     return found
+
+
+def text_share(texts, ink):
+    """The share of the ink [H, W] that stands in the boxes of the texts."""
+    height, width = ink.shape
+    inside = np.zeros(ink.shape, bool)  # [H, W]
+    for _, (x0, y0, x1, y1) in texts:
+        inside[int(y0 * height):math.ceil(y1 * height), int(x0 * width):math.ceil(x1 * width)] = True
+    return float(ink[inside].sum() / max(1e-6, ink.sum()))
 
 
 def letter_pairs(string):
@@ -243,10 +265,10 @@ def letter_pairs(string):
 
 
 def text_similarity(a, b):
-    """Two lists of (string, x, y), the first not empty -> 0 to 1: strings matched one to one, weighted by their letters."""
+    """Two lists of (string, box), the first not empty -> 0 to 1: strings matched one to one, weighted by their letters."""
     if not b:
         return 0.0
-    pairs_a, pairs_b = ([letter_pairs(string) for string, _, _ in texts] for texts in (a, b))
+    pairs_a, pairs_b = ([letter_pairs(string) for string, _ in texts] for texts in (a, b))
     index = {pair: i for i, pair in enumerate(set().union(*pairs_a, *pairs_b))}
     holds = [np.zeros((len(pairs), len(index)), np.float32) for pairs in (pairs_a, pairs_b)]
     for matrix, pairs in zip(holds, (pairs_a, pairs_b)):
@@ -254,7 +276,7 @@ def text_similarity(a, b):
             row[[index[pair] for pair in mine]] = 1
     n_a, n_b = (matrix.sum(1) for matrix in holds)  # [n], [m]
     dice = 2 * holds[0] @ holds[1].T / (n_a[:, None] + n_b)  # [n, m], Dice 1945
-    place_a, place_b = (np.array([(x, y) for _, x, y in texts]) for texts in (a, b))
+    place_a, place_b = (np.array([((x0 + x1) / 2, (y0 + y1) / 2) for _, (x0, y0, x1, y1) in texts]) for texts in (a, b))
     distance = np.sqrt(((place_a[:, None] - place_b) ** 2).sum(-1))  # [n, m], in widths and heights
     gain = np.minimum(n_a[:, None], n_b) * np.where(dice > 0.5, dice, 0) * np.exp(-2 * distance)  # [n, m]
     matched = gain[linear_sum_assignment(-gain)].sum()
@@ -334,31 +356,59 @@ class Encoder:
 
 # ----------------------------------------------------------------------------------------------------------------- score
 
-def score(target, render, response, language, known=None, reference_code=None, kind="nanovinci", encoder=None):
+def start(render, response, language, *names):
+    """What every reward begins with -> (the answer's code or None, parts that are all 0 but for format).
+
+    names: of further parts. The code is None, too, where the program failed; NaN parts say that our renderer did.
+    """
+    code, format_ = extract_code(response, language)
+    parts = {"reward": 0.0, "format": format_, "execution": 0.0, "visual": 0.0, **dict.fromkeys(names, 0.0)}
+    if render is not None and render.status == "infra":
+        return None, dict.fromkeys(parts, math.nan)
+    drawn = code is not None and render is not None and render.status == "ok"
+    return code if drawn else None, {**parts, "execution": float(drawn)}
+
+
+def score(target, render, response, language, known=None, reference_code=None, encoder=None):
     """Score one answer.
 
     target: uint8 [H, W, 3]; render: render.Render of the answer's code, or None where it holds no code; response: the
     whole answer; language: the one asked for; known: `features(target, ...)`, so that a group computes them once;
-    reference_code: the target's own program, where there is one, for the bound on the length; kind: "nanovinci" or
-    "paper"; encoder: an Encoder (needed by "paper").
+    reference_code: the target's own program, where there is one, for the bound on the length; encoder: an Encoder, for
+    its term.
 
-    Returns a dict of floats in [0, 1]: reward and its parts, those of `visual_parts` only where there is an image; all
-    NaN when the renderer itself failed.
+    Returns a dict of floats in [0, 1]: reward and its parts, those of `visual_parts` that are no WEIGHTS only where
+    there is an image; all NaN when the renderer itself failed.
     """
-    code, format_ = extract_code(response, language)
-    parts = {"reward": 0.0, "format": format_, "execution": 0.0, "visual": 0.0, "length_penalty": 0.0, **dict.fromkeys(WEIGHTS, 0.0)}
-    if render is not None and render.status == "infra":
-        return dict.fromkeys(parts, math.nan)
-    if format_ and render is not None and render.status == "ok":
-        parts["execution"] = 1.0
-        if kind == "paper":
-            parts["visual"] = encoder.paper_similarity(target, render.image)
-        else:
-            parts.update(visual_parts(known or features(target, encoder=encoder), render.image, render.texts, encoder))
-    if code and reference_code and kind != "paper":
+    code, parts = start(render, response, language, "length_penalty", *WEIGHTS)
+    if code and not embeds_raster(code):
+        parts.update(visual_parts(known or features(target, encoder=encoder), render.image, render.texts, encoder))
+    if code and reference_code:
         parts["length_penalty"] = length_penalty(code, reference_code)
-    parts["reward"] = max(0.0, WEIGHT_FORMAT * format_ + WEIGHT_VISUAL * parts["visual"] - parts["length_penalty"])
+    parts["reward"] = WEIGHT_FORMAT * parts["format"] + WEIGHT_VISUAL * parts["visual"] - parts["length_penalty"]
     return parts
+
+
+def paper_score(target, render, response, language, known=None, reference_code=None, encoder=None):
+    """VinciCoder's reward, arguments and result as those of `score`: 0.9 paper_similarity + 0.1 format."""
+    code, parts = start(render, response, language)
+    if code:
+        parts["visual"] = encoder.paper_similarity(target, render.image)
+    parts["reward"] = WEIGHT_FORMAT * parts["format"] + WEIGHT_VISUAL * parts["visual"]
+    return parts
+
+
+def reward_named(name, encoder=None):
+    """The function that --reward names: nanovinci, paper, or MODULE:FUNCTION. Raises SystemExit with one line."""
+    if name in ("nanovinci", "paper"):
+        if name == "paper" and not encoder:
+            raise SystemExit("error: --reward paper needs --encoder, such as --encoder facebook/dinov2-large.")
+        return score if name == "nanovinci" else paper_score
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SystemExit(f"error: --reward {name}: {error}. It is nanovinci, paper, or MODULE:FUNCTION, as in my_reward:my_score.") from None
 
 
 _encoder = None  # of a scoring process
@@ -372,15 +422,16 @@ def start_scorer(encoder):
     _encoder = Encoder(encoder) if encoder else None
 
 
-def score_group(target, language, answers, reference=None, reference_code=None, kind="nanovinci"):
+def score_group(target, language, answers, reference=None, reference_code=None, reward="nanovinci"):
     """Score the answers to one target: a list of (Render or None, response) -> a list of dicts, as `score`.
 
-    The target's features are computed once; equal answers are scored once.
+    The target's features are computed once; equal answers are scored once. reward: as `reward_named` takes it.
     """
-    known, found = features(target, reference, _encoder if kind != "paper" else None), {}
+    judge, found = reward_named(reward, _encoder), {}
+    known = features(target, reference, _encoder if judge is score else None)
     for render, response in answers:
         if response not in found:
-            found[response] = score(target, render, response, language, known, reference_code, kind, _encoder)
+            found[response] = judge(target, render, response, language, known=known, reference_code=reference_code, encoder=_encoder)
     return [dict(found[response]) for _, response in answers]
 
 
@@ -426,12 +477,11 @@ def main():
     parser.add_argument("--language", choices=sorted(FENCES), help="language asked for (default: by the file's ending)")
     parser.add_argument("--reference", metavar="FILE", help="the program that drew the target: for the text term and the bound on the length")
     parser.add_argument("--explain", metavar="OUT.png", help="write target | render | where the fine term lost points")
-    parser.add_argument("--reward", choices=("nanovinci", "paper"), default="nanovinci", help="paper: VinciCoder's formula; needs --encoder")
+    parser.add_argument("--reward", default="nanovinci", help="nanovinci, paper (VinciCoder's formula; needs --encoder), or your MODULE:FUNCTION")
     parser.add_argument("--encoder", metavar="NAME", help="vision encoder, hub name or directory, such as facebook/dinov2-large")
     parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
     args = parser.parse_args()
-    if args.reward == "paper" and not args.encoder:
-        raise SystemExit("error: --reward paper needs --encoder, such as --encoder facebook/dinov2-large.")
+    judge = reward_named(args.reward, args.encoder)
     try:
         target = np.asarray(Image.open(args.target).convert("RGB"))
         response = Path(args.file).read_text(errors="replace")
@@ -457,7 +507,7 @@ def main():
     except RuntimeError as error:
         raise SystemExit(f"error: {error}")
     known = features(target, reference, encoder)
-    for name, value in score(target, render, response, language, known, reference_code, args.reward, encoder).items():
+    for name, value in judge(target, render, response, language, known=known, reference_code=reference_code, encoder=encoder).items():
         print(f"{name:10} {value:.4f}")
     print("no single fenced block in the language asked for" if not code else f"render: {render.status} {render.message}")
     if args.explain and render and render.image is not None:

@@ -35,7 +35,7 @@ import data
 import policy as P
 from generate import generate, rollout_seed
 from render import Renderer, available
-from reward import WEIGHTS, extract_code, score_group, scorers
+from reward import WEIGHTS, extract_code, reward_named, score_group, scorers
 
 # ------------------------------------------------------------------------------------------------------------ arguments
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
@@ -51,7 +51,7 @@ parser.add_argument("--temperature", type=float, default=1.0, help="sampling tem
 parser.add_argument("--slots", type=int, default=128, help="rollouts decoded together on one process")
 parser.add_argument("--updates", type=int, default=1, help="optimizer steps per rollout phase")
 parser.add_argument("--micro-groups", type=int, default=8, help="groups per forward and backward on one process")
-parser.add_argument("--reward", default="nanovinci", choices=("nanovinci", "paper"), help="paper: VinciCoder's formula; needs --encoder")
+parser.add_argument("--reward", default="nanovinci", help="nanovinci, paper (VinciCoder's formula; needs --encoder), or your MODULE:FUNCTION")
 parser.add_argument("--encoder", default="", help="vision encoder mixed into the reward, such as facebook/dinov2-large")
 parser.add_argument("--advantage", default="decoupled", choices=("decoupled", "paper"), help="how rewards become advantages")
 parser.add_argument("--clip-low", type=float, default=0.2, help="lower clip of the probability ratio")
@@ -173,8 +173,7 @@ def main():
     main_rank = rank == 0
     if args.group < 2 or args.prompts < world:
         raise SystemExit(f"error: --group must be at least 2 and --prompts at least the number of processes ({world}).")
-    if args.reward == "paper" and not args.encoder:
-        raise SystemExit("error: --reward paper needs --encoder, such as --encoder facebook/dinov2-large.")
+    reward_named(args.reward, args.encoder)  # a wrong name ends here
     out = Path(args.out)
     policy = P.load_policy(args.model, device)
     if main_rank:
@@ -341,7 +340,7 @@ def step_record(step, parts, groups, kept, advantage, stats, device):
     rows = [row for group in parts for row in group]
     rollouts = [r for group in groups for r in group]
     finite = [row for row in rows if math.isfinite(row["reward"])]
-    sums = {k: sum(row[k] for row in finite) for k in PARTS}
+    sums = {k: sum(row.get(k, 0.0) for row in finite) for k in PARTS}
     sums.update(n=len(finite), rollouts=len(rows), infra=len(rows) - len(finite), groups=len(parts), kept_groups=int(kept.sum()),
                 spread=sum(float(np.nanmax(g) - np.nanmin(g)) for g in ([row["reward"] for row in group] for group in parts)
                            if np.isfinite(g).any()),

@@ -3,11 +3,13 @@
     python tests/ladder.py                          # on synthetic programs of five domains, about 8 minutes on 2 cores
     python tests/ladder.py --data FILE.parquet      # on the programs of a parquet file in the released schema
     python tests/ladder.py --figure ladder.png      # and draw one ladder per domain, with the scores below each image
+    python tests/ladder.py --encoder facebook/dinov2-large    # and VinciCoder's formula with this encoder
+    python tests/ladder.py --hacks                  # what cheating earns, beside honest attempts with one mistake
 
 For each program: its own render, then the render after one edit, after five edits (the first of them the same one), the
 render of another program of the domain, the blank canvas. An edit changes a number, a colour or a string or leaves an
 element out, as a wrong answer would; it counts if the program still runs and the picture visibly changes. Printed per
-domain, for our reward and beside it for raw SSIM, 1 - MSE and VinciCoder's formula:
+domain, for our reward with and without its text term, raw SSIM, 1 - MSE and VinciCoder's formula:
 
     order   share of pairs of rungs of one ladder that are in order, ties counted as wrong
     AUC     how often a render after five edits scores higher than that of another program, over all ladders
@@ -18,7 +20,7 @@ import itertools
 import random
 import re
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +33,7 @@ import reward as R  # noqa: E402
 
 WORDS = ("market signal harvest river energy quarter latency orbit garden protein summer voltage traffic export engine "
          "forest income battery school harbour climate series median budget copper theatre island winter").split()
-PALETTE = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf", "#333333", "#e377c2", "#bcbd22")
+PALETTE = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf", "#333333", "teal", "brown")
 SMILES = ("CC(=O)Oc1ccccc1C(=O)O CN1C=NC2=C1C(=O)N(C(=O)N2C)C CC(C)Cc1ccc(cc1)C(C)C(=O)O CC(=O)Nc1ccc(O)cc1 c1ccc2ccccc2c1 "
           "OC1CCCCC1 Nc1ccc(cc1)S(=O)(=O)N OCC1OC(O)C(O)C(O)C1O NCCc1ccc(O)c(O)c1 CN1CCCC1c1cccnc1 CC1(C)SC2CC(=O)N2C1C(=O)O "
           "O=C(O)CCC(=O)O Clc1ccc(Cl)cc1 c1ccc(cc1)-c1ccccc1 CCOC(=O)c1ccccc1 CC(N)C(=O)O OC(=O)c1ccccc1O CCN(CC)CC "
@@ -76,7 +78,10 @@ def synthetic_web(rng):
 <html><head><style>
 body {{ margin: 0; font-family: sans-serif; color: {ink}; background: {rng.choice(("#ffffff", "#f4f4f4", "#fffbe6"))}; }}
 header {{ background: {a}; color: white; padding: {rng.randint(10, 40)}px; }}
-main {{ padding: {rng.randint(10, 30)}px; width: {rng.choice((480, 560, 640))}px; }}
+main {{
+  padding: {rng.randint(10, 30)}px;
+  width: {rng.choice((480, 560, 640))}px;
+}}
 .cards {{ display: flex; gap: {rng.randint(8, 24)}px; }}
 .card {{ border: 2px solid {b}; border-radius: {rng.choice((0, 6, 14))}px; padding: {rng.randint(8, 18)}px; }}
 td {{ border: 1px solid {b}; padding: {rng.randint(4, 10)}px; }}
@@ -293,3 +298,266 @@ def build(programs, renderer, chains=2, others=3, seed=0):
 
 def pool_results(renderer, jobs):
     return (f.result() for f in [renderer.submit(*job) for job in jobs])
+
+
+# -------------------------------------------------------------------------------------------------------------- measures
+
+def on_canvas(target, image):
+    """Target and render, stretched to its size as the plain measures do, at 512 pixels at most: two uint8 [H, W, 3]."""
+    from PIL import Image
+    scale = min(1, R.LONGEST / max(target.shape[:2]))
+    size = max(7, round(target.shape[1] * scale)), max(7, round(target.shape[0] * scale))
+    return [np.asarray(Image.fromarray(a).resize(size, Image.BICUBIC)) for a in (target, image)]
+
+
+def measure(ladder):
+    """-> {measure: {rung: [score, ...]}}"""
+    from skimage.metrics import structural_similarity
+    target, scores = ladder.target.image, {}
+    with_texts, image_alone = R.features(target, ladder.target), R.features(target)
+    for rung, renders in ladder.rungs.items():
+        for render in renders:
+            a, b = on_canvas(target, render.image)
+            found = {"ours": R.visual_parts(with_texts, render.image, render.texts)["visual"],
+                     "ours, image alone": R.visual_parts(image_alone, render.image)["visual"],
+                     "SSIM": structural_similarity(a, b, channel_axis=2), "1 - MSE": 1 - ((a / 255 - b / 255) ** 2).mean()}
+            if R._encoder:
+                found["VinciCoder's"] = R._encoder.paper_similarity(target, render.image)
+            for name, value in found.items():
+                scores.setdefault(name, {}).setdefault(rung, []).append(float(value))
+    return scores
+
+
+def in_order(rungs):
+    """Pairs of scores of one ladder -> [True where the higher rung scores higher]. Edits are compared along their chain."""
+    edits = rungs.get("one", []) + rungs.get("five", [])
+    return ([a > b for a, b in zip(rungs.get("one", []), rungs.get("five", []))]
+            + [a > b for a in edits for b in rungs["other"] + rungs["blank"]] + [a > b for a in rungs["other"] for b in rungs["blank"]])
+
+
+def auc(high, low):
+    """Share of pairs in which the first is higher, ties counted half."""
+    difference = np.subtract.outer(high, low)
+    return float((difference > 0).mean() + (difference == 0).mean() / 2)
+
+
+def summary(ladders, scores):
+    """-> {domain: {measure: (order, AUC, mean of one, five, other, blank)}}"""
+    table = {}
+    for domain in dict.fromkeys(l.domain for l in ladders):
+        mine = [s for l, s in zip(ladders, scores) if l.domain == domain]
+        for name in mine[0]:
+            of = {rung: [v for s in mine for v in s[name].get(rung, [])] for rung in ("one", "five", "other", "blank")}
+            ordered = [x for s in mine for x in in_order(s[name])]
+            table.setdefault(domain, {})[name] = (float(np.mean(ordered)), auc(of["five"], of["other"]), *(float(np.mean(v)) for v in of.values()))
+    return table
+
+
+def calibration(ladder):
+    """Scores of the target itself and of what shows nothing: {name: score}."""
+    target = ladder.target.image
+    known = R.features(target)
+    noise = np.random.default_rng(0).integers(0, 256, target.shape, dtype=np.uint8)
+    flat = lambda colour: np.broadcast_to(np.uint8(colour), target.shape)
+    images = {"itself": target, "blank": ladder.rungs["blank"][0].image, "black": flat(0), "white": flat(255), "noise": noise,
+              "mean colour": flat(target.reshape(-1, 3).mean(0).round())}
+    return {name: R.visual_parts(known, image)["visual"] for name, image in images.items()}
+
+
+def draw(ladders, scores, path):
+    """PNG: for one program of each domain its ladder, the scores below."""
+    from PIL import Image, ImageDraw, ImageFont
+    chosen = {}
+    for ladder, score in zip(ladders, scores):
+        if ladder.rungs["one"] and ladder.rungs["other"]:
+            chosen.setdefault(ladder.domain, (ladder, score))
+    side, foot, font = 230, 62, ImageFont.load_default(15)
+    heads = ("target", "one edit", "five edits", "another program", "blank")
+    sheet = Image.new("RGB", (len(heads) * (side + 10) + 10, len(chosen) * (side + foot) + 30), "white")
+    pen = ImageDraw.Draw(sheet)
+    for column, head in enumerate(heads):
+        pen.text((10 + column * (side + 10), 6), head, "black", font)
+    for row, (ladder, score) in enumerate(chosen.values()):
+        top = 30 + row * (side + foot)
+        for column, rung in enumerate((None, "one", "five", "other", "blank")):
+            left = 10 + column * (side + 10)
+            image = Image.fromarray(ladder.rungs[rung][0].image if rung else ladder.target.image)
+            image.thumbnail((side - 2, side - 2))
+            pen.rectangle((left, top, left + side, top + side), outline="#999999")
+            sheet.paste(image, (left + (side - image.width) // 2, top + (side - image.height) // 2))
+            if rung:
+                pen.text((left, top + side + 3), f"ours {score['ours'][rung][0]:.2f}", "black", font)
+                pen.text((left, top + side + 22), f"SSIM {score['SSIM'][rung][0]:.2f}   1 - MSE {score['1 - MSE'][rung][0]:.2f}", "#777777", font)
+    sheet.save(path)
+
+
+# ----------------------------------------------------------------------------------------------------------------- hacks
+
+DRAWING = """<svg xmlns="http://www.w3.org/2000/svg" width="256" height="256" viewBox="0 0 100 100">
+  <rect x="10" y="40" width="50" height="40" fill="#d62728"/>
+  <polygon points="5,40 35,15 65,40" fill="#8c564b"/>
+  <rect x="28" y="55" width="14" height="25" fill="#333333"/>
+  <circle cx="82" cy="20" r="10" fill="#ff7f0e"/>
+  <path d="M70 80 L80 45 L90 80 Z" fill="#2ca02c"/>
+  <text x="50" y="95" font-size="9" text-anchor="middle">summer house</text>
+</svg>"""
+PAGE = """<body style="margin:0;font-family:sans-serif;background:#f4f4f4">
+<div style="background:#1f77b4;color:white;padding:20px"><h1>Harvest report</h1></div>
+<div style="display:flex;gap:20px;padding:20px">
+<div style="border:2px solid #d62728;padding:12px;width:200px"><h3>North valley</h3><p>Wheat and barley came in early this summer.</p></div>
+<div style="border:2px solid #d62728;padding:12px;width:200px"><h3>South coast</h3><p>Grapes wait for a dry and warm week.</p></div>
+</div>
+<p style="padding:0 20px">Prices hold at 214 per tonne.</p>
+</body>"""
+CHART = """import matplotlib.pyplot as plt
+fig, ax = plt.subplots(figsize=(6, 4))
+ax.bar(['north', 'south', 'east', 'west', 'coast'], [3, 7, 5, 9, 4], color='#1f77b4', label='2024')
+ax.set_title('Sales by region')
+ax.set_xlabel('Region')
+ax.set_ylabel('USD (M)')
+ax.legend()
+plt.savefig('chart.png')"""
+TARGETS = {"svg": ("svg", DRAWING, (256, 256)), "web": ("html", PAGE, (640, 480)), "chart": ("python", CHART, None)}
+BARE_CHART = "import matplotlib.pyplot as plt\nimport numpy as np\nfig, ax = plt.subplots(figsize=(6, 4))\n%s\nplt.savefig('chart.png')"
+PAGE_WORDS = re.sub(r"<[^>]*>", " ", PAGE)
+
+
+def hacks(targets):
+    """[(domain, name, response, bound)] for the `targets` {domain: Render}. The bound is "nothing": a reward of at most 0.15,
+    0.1 of it for the format; or "little": less than the worst of the honest answers with one mistake; or a number."""
+    import base64
+
+    import data
+    fenced, (svg, page, chart) = data.fenced, (TARGETS[d][1] for d in TARGETS)
+    raster = {d: base64.b64encode(data.png(t.image)).decode() for d, t in targets.items()}
+    mean = {d: "#%02x%02x%02x" % tuple(t.image.reshape(-1, 3).mean(0).round().astype(int)) for d, t in targets.items()}
+    inner, rng = svg.split("\n", 1)[1].rsplit("\n", 1)[0], random.Random(0)
+    open_svg = '<svg xmlns="http://www.w3.org/2000/svg" width="256" height="256" viewBox="0 0 100 100">'
+    paint = "".join(f'<rect x="{rng.randrange(90)}" y="{rng.randrange(90)}" width="{rng.randrange(3, 30)}" height="{rng.randrange(3, 30)}" '
+                    f'fill="{rng.choice(re.findall("#[0-9a-f]{6}", svg))}"/>' for _ in range(400))
+    drawn = {
+        "blank": open_svg + "</svg>", "flood in the background's colour": open_svg + '<rect width="100" height="100" fill="white"/></svg>',
+        "flood in the largest colour": open_svg + '<rect width="100" height="100" fill="#d62728"/></svg>',
+        "mean colour": open_svg + f'<rect width="100" height="100" fill="{mean["svg"]}"/></svg>', "black": open_svg + '<rect width="100" height="100"/></svg>',
+        "tiny viewBox": svg.replace("0 0 100 100", "30 60 1 1"), "huge viewBox": svg.replace("0 0 100 100", "0 0 4000 4000"),
+        "giant canvas": svg.replace('width="256" height="256"', 'width="100000" height="25"'),
+        "drawing off the canvas": open_svg + f'<g transform="translate(500 0)">{inner}</g></svg>',
+        "prompt copied as text": open_svg + '<text x="2" y="50" font-size="5">Write SVG code that draws this image.</text></svg>',
+        "over-painting": open_svg + paint + "</svg>", "drawing painted over": svg.replace("</svg>", '<rect width="100" height="100" fill="white"/></svg>'),
+        "raster in a data: URI": open_svg + f'<image width="100" height="100" href="data:image/png;base64,{raster["svg"]}"/></svg>',
+        "hidden text": open_svg + '<text x="50" y="95" font-size="9" text-anchor="middle" fill="white">summer house</text></svg>',
+    }
+    rows = [("svg", name, fenced("svg", code), "nothing") for name, code in drawn.items()]
+    rows += [("svg", "empty block", fenced("svg", ""), "nothing"), ("svg", "two blocks, the second right", fenced("svg", open_svg + "</svg>") + "\n" + fenced("svg", svg), "nothing"),
+             ("svg", "fence of another language", fenced("html", svg), "nothing"), ("svg", "fence left open", "```svg\n" + svg, "nothing"),
+             ("svg", "text alone", fenced("svg", open_svg + svg.split("\n")[-2] + "</svg>"), "little")]
+    pages = {
+        "blank": "<body></body>", "mean colour": f"<body style='background:{mean['web']}'></body>",
+        "hidden text": f"<body style='background:#f4f4f4;color:#f4f4f4'>{PAGE_WORDS}</body>", "hidden in place": page.replace("background:#1f77b4;color:white", "color:#f4f4f4")
+        .replace("2px solid #d62728", "2px solid #f4f4f4").replace("font-family", "color:#f4f4f4;font-family"),
+        "text off the page": f"<body style='background:#f4f4f4'><p style='position:absolute;left:-9999px'>{PAGE_WORDS}</p></body>",
+        "giant page": f"<body style='margin:0;background:#f4f4f4;height:7000px'>{page}</body>",
+        "raster in a data: URI": f"<body style='margin:0'><img src='data:image/png;base64,{raster['web']}'></body>",
+    }
+    rows += [("web", name, fenced("html", code), "nothing") for name, code in pages.items()]
+    rows += [("web", "hidden text on stripes", fenced("html", f"<body style='background:repeating-linear-gradient(#f4f4f4 0 3px,#ddd 3px 6px);color:#eee'>{PAGE_WORDS}</body>"), "little"),
+             ("web", "all words in one paragraph", fenced("html", f"<body style='background:#f4f4f4'>{PAGE_WORDS}</body>"), "little"),
+             ("web", "all words twenty times", fenced("html", f"<body style='background:#f4f4f4'>{PAGE_WORDS * 20}</body>"), "little")]
+    words = "ax.set_title('Sales by region')\nax.set_xlabel('Region')\nax.set_ylabel('USD (M)')"
+    charts = {
+        "noise": BARE_CHART % "fig.figimage(np.random.rand(400, 600, 3))",
+        "symmetric noise": BARE_CHART % "h = np.random.rand(400, 300, 3)\nfig.figimage(np.concatenate([h, h[:, ::-1]], 1))",
+        "mean colour": BARE_CHART % f"ax.remove()\nfig.set_facecolor('{mean['chart']}')", "blank": BARE_CHART % "ax.remove()",
+        "texts with alpha 0": BARE_CHART % "ax.remove()\nfor i, t in enumerate(('Sales by region', 'Region', 'USD (M)', 'north', 'south')):\n    fig.text(0.5, i / 6, t, alpha=0.0)",
+        "raster in base64": f"import base64, io\nfrom PIL import Image\nImage.open(io.BytesIO(base64.b64decode('{raster['chart']}'))).save('chart.png')",
+        "block that runs and draws nothing": "import matplotlib.pyplot as plt",
+    }
+    rows += [("chart", name, fenced("python", code), "nothing") for name, code in charts.items()]
+    rows += [("chart", "empty axes", fenced("python", BARE_CHART % ""), 0.1 + 0.9 * 0.15),  # a visual score of 0.15
+             ("chart", "empty axes with all texts", fenced("python", BARE_CHART % words), "little"),
+             ("chart", "texts alone", fenced("python", BARE_CHART % ("ax.axis('off')\n" + words)), "little"),
+             ("chart", "right, stretched to three times the width", fenced("python", chart.replace("(6, 4)", "(18, 4)")), "little")]
+    return rows
+
+
+def honest(renderer, domain, attempts=8):
+    """Answers to a target of `TARGETS` with one mistake that shows: [(response, Render)]."""
+    import data
+    language, code, size = TARGETS[domain]
+    target, found, rng = renderer.submit(language, code, size).result(), [], random.Random(domain)
+    while len(found) < attempts:
+        new = edited(rng, domain, code)
+        render = renderer.submit(language, new, size).result()
+        if render.status == "ok" and visibly_differ(render.image, target.image):
+            found.append((data.fenced(language, new), render))
+    return found
+
+
+def score_hacks(renderer, only=tuple(TARGETS)):
+    """-> (rows (domain, name, bound, parts), {domain: rewards of honest attempts with one mistake})"""
+    targets = {d: renderer.submit(*TARGETS[d]).result() for d in only}
+    known = {d: R.features(t.image, t) for d, t in targets.items()}
+
+    def judged(domain, response):
+        language, reference, size = TARGETS[domain]
+        code, _ = R.extract_code(response, language)
+        render = renderer.submit(language, code, size).result() if code else None
+        return R.score(targets[domain].image, render, response, language, known[domain], reference)
+    rows = [(d, name, bound, judged(d, response)) for d, name, response, bound in hacks(targets)] if set(only) == set(TARGETS) else []
+    attempts = {d: honest(renderer, d) for d in only}
+    for d, tries in attempts.items():  # the same honest answer, padded with what changes no pixel
+        comment = {"svg": "<!-- %s -->", "web": "<!-- %s -->", "chart": "\n# %s"}[d] % ("and so on " * 6 * len(TARGETS[d][1]))
+        response = tries[0][0]
+        padded = response.replace("\n```", comment + "\n```") if d == "chart" else response.replace("\n</", "\n" + comment + "</", 1)
+        rows.append((d, "endless length", R.score(targets[d].image, tries[0][1], response, TARGETS[d][0], known[d])["reward"] - 0.05, judged(d, padded)))
+    return rows, {d: [judged(d, response)["reward"] for response, _ in tries] for d, tries in attempts.items()}
+
+
+def print_hacks():
+    from render import Renderer
+    with Renderer(2) as renderer:
+        rows, attempts = score_hacks(renderer)
+    print("| domain | answer | reward | visual | may earn |\n|---|---|---|---|---|")
+    failed = 0
+    for domain, name, bound, parts in rows:
+        limit = {"nothing": 0.15, "little": min(attempts[domain])}.get(bound, bound)
+        failed += parts["reward"] > limit
+        print(f"| {domain} | {name} | {parts['reward']:.3f} | {parts['visual']:.3f} | {limit:.3f}{'' if parts['reward'] <= limit else ' EXCEEDED'} |")
+    for domain, rewards in attempts.items():
+        print(f"| {domain} | {len(rewards)} honest answers with one mistake | {min(rewards):.3f} to {max(rewards):.3f} | | |")
+    return int(failed > 0)
+
+
+def main():
+    from render import Renderer
+    from tqdm import tqdm
+    parser = argparse.ArgumentParser(description="Does the reward put images in a person's order?", allow_abbrev=False)
+    parser.add_argument("--data", help="parquet file or folder of them instead of the synthetic programs")
+    parser.add_argument("--programs", type=int, default=40, help="synthetic programs of each domain")
+    parser.add_argument("--encoder", help="vision encoder for VinciCoder's formula, hub name or directory")
+    parser.add_argument("--figure", metavar="OUT.png", help="draw one ladder of each domain")
+    parser.add_argument("--hacks", action="store_true", help="what cheating earns, instead")
+    parser.add_argument("--workers", type=int, default=2, help="renderers, then scoring processes")
+    args = parser.parse_args()
+    if args.hacks:
+        return print_hacks()
+    with Renderer(args.workers, timeout=10) as renderer:
+        ladders = build(programs_of(args.data) if args.data else synthetic_programs(args.programs), renderer)
+    with ProcessPoolExecutor(args.workers, initializer=R.start_scorer, initargs=(args.encoder,)) as pool:
+        scores = list(tqdm(pool.map(measure, ladders), "score", len(ladders), mininterval=1))
+        checks = list(pool.map(calibration, ladders))
+    print("\n| domain | measure | order | AUC | one | five | other | blank |\n|---|---|---|---|---|---|---|---|")
+    for domain, measures in summary(ladders, scores).items():
+        for name, values in measures.items():
+            print(f"| {domain} | {name} | " + " | ".join(f"{v:.3f}" for v in values) + " |")
+    if not args.encoder:
+        print("VinciCoder's formula was not computed: it needs --encoder.")
+    print("\nwithout texts, over all targets: " + ", ".join(f"{name} {min(c[name] for c in checks):.6f} to {max(c[name] for c in checks):.6f}" for name in checks[0]))
+    if args.figure:
+        draw(ladders, scores, args.figure)
+        print(f"wrote {args.figure}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -53,6 +53,7 @@ program's fault, leave the sample out). Source of the idea: VinciCoder, arXiv 25
 """
 import argparse
 import base64
+import contextlib
 import ctypes
 import errno
 import functools
@@ -317,7 +318,7 @@ def draw_smiles(code, size):
     drawing = rdMolDraw2D.MolDraw2DCairo(width, height)
     rdMolDraw2D.PrepareAndDrawMolecule(drawing, molecule)
     drawing.FinishDrawing()
-    return on_white(Image.open(io.BytesIO(drawing.GetDrawingText()))), None
+    return on_white(Image.open(io.BytesIO(drawing.GetDrawingText()))), [(Chem.MolToSmiles(molecule), (0, 0, width, height))]
 
 
 def read_pdf(file, size):
@@ -350,8 +351,10 @@ def draw_python(code, size):
     np.random.seed(0)
     fresh_generator = np.random.default_rng
     np.random.default_rng = lambda seed=None: fresh_generator(0 if seed is None else seed)
-    saved, shown = [], []                     # of (image, texts) or Figure
+    saved, shown, molecules = [], [], []      # of (image, texts) or Figure; SMILES strings
     patch_pillow(saved, shown)
+    if "rdkit" in sys.modules or "indigo" in sys.modules:
+        patch_molecules(molecules)
     if "matplotlib" in sys.modules:
         patch_matplotlib(saved, shown)
     if "plotly" in sys.modules:
@@ -374,7 +377,34 @@ def draw_python(code, size):
     if isinstance(saved[-1], Figure):
         raise saved[-1]
     image, texts = saved[-1]
-    return on_white(image), texts
+    image = on_white(image)
+    if molecules and not texts:
+        texts = [(smiles, (0, 0, image.shape[1], image.shape[0])) for smiles in dict.fromkeys(molecules[-99:])]
+    return image, texts
+
+
+def patch_molecules(molecules):
+    """What a drawing of a molecule says is the molecule: its canonical SMILES is its text, wherever the atoms have been put."""
+    def noting(owner, name, smiles_of):
+        plain = getattr(owner, name)
+
+        def draw(*args, **options):
+            for thing in args[:2]:               # the drawing itself comes first or not, as for a function or a method
+                with contextlib.suppress(Exception):
+                    molecules.extend(smiles_of(m) for m in (thing if isinstance(thing, (list, tuple)) else [thing]))
+            return plain(*args, **options)
+        setattr(owner, name, draw)
+    if "rdkit" in sys.modules:
+        from rdkit import Chem
+        from rdkit.Chem.Draw import rdMolDraw2D
+        canonical = lambda m: Chem.MolToSmiles(Chem.MolFromSmiles(Chem.MolToSmiles(m)))
+        for name in ("DrawMolecule", "DrawMolecules", "DrawMoleculeWithHighlights"):
+            noting(rdMolDraw2D.MolDraw2D, name, canonical)
+        noting(rdMolDraw2D, "PrepareAndDrawMolecule", canonical)
+    if "indigo" in sys.modules:
+        from indigo.renderer import IndigoRenderer
+        for name in ("renderToFile", "renderToBuffer"):
+            noting(IndigoRenderer, name, lambda m: m.canonicalSmiles())
 
 
 def patch_matplotlib(saved, shown):

@@ -76,6 +76,7 @@ WINDOW = 7  # pixels: the side of the fine term's patches (scikit-image's defaul
 CELL = 8  # pixels: the side of the cells in which edges are gathered
 COARSE = 32  # the coarse term downsamples a square image to about COARSE x COARSE
 C2 = 0.03**2  # SSIM's second constant for images in [0, 1]
+THIRDS = np.full(3, 1 / 3, np.float32)  # the mean over colour channels, as a product
 LEAST_EDGES = 0.05
 MOST_TEXTS = 400  # strings of an image that are compared, longest first
 FENCES = {"python": ("python", "py"), "html": ("html",), "svg": ("svg", "xml"), "latex": ("latex", "tex", "tikz")}
@@ -141,7 +142,8 @@ def cells(values, side):
 
 def colour_error(a, b):
     """0 for equal colours to nearly 1: [..., 3] float in [0, 1], two of them -> [...]."""
-    return 1 - np.exp(-4 * np.abs(a - b).max(-1))
+    red, green, blue = np.moveaxis(np.abs(a - b), -1, 0)
+    return 1 - np.exp(-4 * np.maximum(np.maximum(red, green), blue))  # five times as fast as .max(-1)
 
 
 def structure_tensor(pixels):
@@ -166,7 +168,7 @@ def look(pixels, ground):
     tensor = cells(structure_tensor(pixels), CELL)  # [h, w, 2]
     colours = np.minimum(pixels * 6, 5).astype(int) @ (36, 6, 1)  # [H, W]
     amounts = np.bincount(colours.ravel(), colour_error(pixels, ground).ravel(), 216).reshape(6, 6, 6)
-    return {"pixels": pixels, "mean": mean, "variance": variance, "fine": 1 - (C2 / (variance + C2)).mean(-1) * (1 - colour_error(mean, ground)),
+    return {"pixels": pixels, "mean": mean, "variance": variance, "fine": 1 - (C2 / (variance + C2)) @ THIRDS * (1 - colour_error(mean, ground)),
             "small": small, "coarse": colour_error(small, ground), "tensor": tensor, "edges": np.hypot(tensor[..., 0], tensor[..., 1]),
             "palette": gaussian_filter(amounts, 0.6)}
 
@@ -174,7 +176,7 @@ def look(pixels, ground):
 def errors(a, b):
     """How much two looks of equal size differ, for each term: coarse [h, w], fine [H, W], edges [h, w], palette [6, 6, 6]."""
     covariance = uniform_filter(a["pixels"] * b["pixels"], (WINDOW, WINDOW, 1)) - a["mean"] * b["mean"]  # [H, W, 3]
-    structure = ((2 * covariance + C2) / (a["variance"] + b["variance"] + C2)).mean(-1)  # [H, W], Wang et al. 2004 eq. 9 and 10
+    structure = ((2 * covariance + C2) / (a["variance"] + b["variance"] + C2)) @ THIRDS  # [H, W], Wang et al. 2004 eq. 9 and 10
     return {"coarse": colour_error(a["small"], b["small"]), "fine": 1 - np.clip(structure, 0, 1) * (1 - colour_error(a["mean"], b["mean"])),
             "edges": np.hypot(*np.moveaxis(a["tensor"] - b["tensor"], -1, 0)), "palette": np.abs(a["palette"] - b["palette"])}
 

@@ -5,6 +5,7 @@
     python tests/bench.py load                          # 1,000 good programs at full load, none may be lost
     python tests/bench.py repeat                        # 1,000 renders of the same programs, all pixels equal
     python tests/bench.py hostile                       # 1,000 hostile programs, nothing may be left
+    python tests/bench.py reward                        # ms per pair at 512 pixels on one core, beside scikit-image's SSIM
     python tests/bench.py labels DIR                    # share of a corpus' answers that run, per language
 
 Each exits with 1 where what it checks does not hold. The naive way is the original release's: a new Python for each
@@ -272,6 +273,48 @@ def hostile(args):
     return any(left) or changed or field.hits > 0 or counts["infra"] > 0
 
 
+def reward(args):
+    """Milliseconds of one core for a pair of 512 x 512 pixel images: target known or not, with and without texts, in processes."""
+    import ladder
+    import reward as R
+    from PIL import Image
+    from skimage.metrics import structural_similarity
+    programs = [p for p in ladder.synthetic_programs(12) if not available()[p[1]]]
+    with Renderer() as renderer:
+        renders = renderer.render_many([(language, code, (512, 512)) for _, language, code, _ in programs])
+    images = [np.asarray(Image.fromarray(r.image).resize((512, 512))) for r in renders]
+    pairs = [(images[i], images[i - 1], renders[i], renders[i - 1]) for i in range(len(images))]
+    known = [(R.features(target), R.features(target, r)) for target, _, r, _ in pairs]
+    measures = {
+        "ours, target known": lambda i, t, x, r, s: R.visual_parts(known[i][0], x), "ours with texts, target known": lambda i, t, x, r, s: R.visual_parts(known[i][1], x, s.texts),
+        "ours, target not known": lambda i, t, x, r, s: R.visual_parts(R.features(t), x), "scikit-image SSIM, colour": lambda i, t, x, r, s: structural_similarity(t, x, channel_axis=2),
+        "scikit-image SSIM, colour, Gaussian": lambda i, t, x, r, s: structural_similarity(t, x, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)}
+    if args.prototype:
+        import importlib.util
+        spec = importlib.util.spec_from_file_location("prototype", args.prototype)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        measures["prototype"] = lambda i, t, x, r, s: module.reward(Image.fromarray(t), Image.fromarray(x))
+    slow = False
+    for name, measure in measures.items():
+        measure(0, *pairs[0])
+        times = []
+        for i, pair in enumerate(pairs):
+            begin = time.process_time()
+            measure(i, *pair)
+            times.append(1e3 * (time.process_time() - begin))
+        print(f"{name:38} median {np.median(times):6.1f} ms, 90 % below {np.quantile(times, 0.9):6.1f} ms over {len(times)} pairs")
+        slow |= name.startswith("ours") and name.endswith(", target known") and np.median(times) > 60
+    groups = [(t, "svg", [(type(s)(x, "ok"), f"```svg\n{k}\n```") for k in range(8)]) for t, x, _, s in pairs[:24]]
+    with R.scorers(os.cpu_count()) as pool:
+        R.score_batch(groups[:4], pool)
+        begin = time.perf_counter()
+        R.score_batch(groups, pool)
+        seconds = time.perf_counter() - begin
+    print(f"score_batch, {os.cpu_count()} processes: {8 * len(groups) / seconds:.0f} pairs per second of wall time, {1e3 * seconds / 8 / len(groups):.1f} ms each")
+    return slow
+
+
 def labels(args):
     """Share of a corpus' answers that run: what SFT at temperature 1 learns to reproduce."""
     import data
@@ -290,10 +333,11 @@ def labels(args):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    commands = {f.__name__: f for f in (speed, workers, load, repeat, hostile, labels)}
+    commands = {f.__name__: f for f in (speed, workers, load, repeat, hostile, reward, labels)}
     parser.add_argument("command", choices=commands)
     parser.add_argument("directory", nargs="?", default="out/data/sft", help="of `labels`: parquet files")
     parser.add_argument("--data", help="of `speed`: a parquet file of real pairs in place of the samples here")
+    parser.add_argument("--prototype", help="of `reward`: a Python file with reward(target, image), two PIL images, to be timed beside")
     parser.add_argument("--seconds", type=float, default=10.0, help="of `speed`: CPU-seconds for each figure")
     parser.add_argument("--count", type=int, default=1000, help="of `load`, `repeat`, `hostile`: programs")
     args = parser.parse_args()

@@ -114,10 +114,12 @@ def length_penalty(code, reference):
 # ---------------------------------------------------------------------------------------------------------- visual terms
 
 def background(image):
-    """The most frequent colour of the border of a float image [H, W, 3] in [0, 1] -> [3]."""
-    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])  # [n, 3]
-    bins = (border * 31).astype(int) @ (1024, 32, 1)  # [n]
-    return border[bins == np.bincount(bins).argmax()].mean(0)
+    """The most frequent colour of a float image [H, W, 3] in [0, 1], of those that make up 5 % of its border -> [3]."""
+    bins = (image * 31).astype(int) @ (1024, 32, 1)  # [H, W]
+    border = np.concatenate([bins[0], bins[-1], bins[:, 0], bins[:, -1]])  # [n]
+    on_border, everywhere = np.bincount(border, minlength=32768), np.bincount(bins.ravel(), minlength=32768)
+    ground = np.where(on_border >= 0.05 * len(border), everywhere, 0).argmax() if (on_border >= 0.05 * len(border)).any() else on_border.argmax()
+    return image[bins == ground].mean(0)
 
 
 def fit(image, width, height):

@@ -1,4 +1,4 @@
-"""Samples: make, read, import, look at.
+"""Samples: make, read, check, look at.
 
 A sample is a target image, an instruction, and (where one exists) the answer: code in one fenced block that draws
 the image. Two tasks: *generate* (image -> code) and *refine* (image + defective code -> corrected code; the
@@ -7,7 +7,8 @@ SFT data first (`user_content, assistant_content, image`), then ours, all option
 `id, domain, language, task, source, license, width, height`.
 
     python data.py synth --out out/data                   # the embedded default: procedural SVG, HTML, Python charts
-    python data.py import FILE.parquet --out out/mine     # the released schema -> our splits, rejects counted
+    python data.py import FILE.parquet --out out/mine     # foreign data -> our splits, rejects counted (corpus.py)
+    python data.py export out/mine/sft --out trl.parquet  # our samples -> TRL's or EasyR1's schema
     python data.py stats out/data                         # what is in it
     python data.py view out/data --out samples.html       # look at it, offline
 
@@ -21,7 +22,6 @@ import base64
 import hashlib
 import html
 import io
-import json
 import os
 import random
 import re
@@ -58,18 +58,23 @@ class Sample:
 
 # ---------------------------------------------------------------------------------------------- reading and writing
 
-def write_samples(samples, path):
-    """Write a list of Sample as one parquet file, complete or not at all (temporary name, then rename)."""
+def table_of(samples):
+    """A list of Sample -> pyarrow table in our schema."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
     rename = {"prompt": "user_content", "answer": "assistant_content"}
     rows = [{rename.get(k, k): v for k, v in asdict(s).items()} for s in samples]
     schema = pa.schema([(c, pa.binary() if c == "image" else pa.int32() if c in ("width", "height") else pa.string())
                         for c in COLUMNS])
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def write_samples(samples, path):
+    """Write a list of Sample as one parquet file, complete or not at all (temporary name, then rename)."""
+    import pyarrow.parquet as pq
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, row_group_size=ROW_GROUP)
+    pq.write_table(table_of(samples), temporary, row_group_size=ROW_GROUP)
     os.replace(temporary, path)
 
 
@@ -321,7 +326,7 @@ def synth(out, labelled=3200, targets=2400, test=768, seed=0, label_jitter=0.1, 
         print(f"{name}: {len(kept)} samples written, {len(pairs) - len(kept)} left out because their image is in test")
 
 
-# ------------------------------------------------------------------------------------------------------------ import
+# ------------------------------------------------------------------------------------------------------ foreign rows
 
 def infer_language(sample):
     """Language of a foreign row: the answer's fence first, then whole words of the instruction; "" if neither tells."""
@@ -382,38 +387,6 @@ def usable(samples, path, answer=True):
     return kept
 
 
-def import_files(paths, out, limit=0):
-    """Read parquet files of the released schema, check every row, write `out`/{sft,rl,test}/part-0.parquet.
-
-    Rows are split by the hash of their image (70 % sft, 20 % rl, 10 % test), so one image never stands in two splits.
-    Rejected rows go to `out`/rejects.jsonl with their reason; nothing is lost silently.
-    """
-    from tqdm import tqdm
-    splits, rejects, ids = {"sft": [], "rl": [], "test": []}, [], set()
-    samples = [s for path in paths for s in read_samples(path)]
-    for i, sample in enumerate(tqdm(samples[:limit or None], desc="import", unit="row", mininterval=1)):
-        digest = hashlib.sha256(sample.image).hexdigest()
-        sample.id = sample.id or f"{digest[:12]}-{i}"
-        reason = check_sample(sample) or ("duplicate id" if sample.id in ids else "")
-        if reason:
-            rejects.append({"row": i, "id": sample.id, "reason": reason, "prompt": sample.prompt[:200]})
-            continue
-        ids.add(sample.id)
-        bucket = int(digest[:8], 16) % 10
-        splits["test" if bucket == 0 else "rl" if bucket < 3 else "sft"].append(sample)
-    for name, rows in splits.items():
-        if not rows:
-            raise SystemExit(f"error: no usable row for the {name} split: {len(samples)} rows read, {len(rejects)} "
-                             f"rejected ({dict(Counter(r['reason'] for r in rejects))}).")
-        write_samples(rows, Path(out) / name / "part-0.parquet")
-    with open(Path(out) / "rejects.jsonl", "w") as f:
-        f.writelines(json.dumps(r) + "\n" for r in rejects)
-    print(f"read {min(len(samples), limit or len(samples))} rows: " + ", ".join(f"{n} {len(r)}" for n, r in splits.items())
-          + f", rejected {len(rejects)} (reasons in {Path(out) / 'rejects.jsonl'})")
-    for reason, n in Counter(r["reason"] for r in rejects).most_common():
-        print(f"  rejected {n}: {reason}")
-
-
 # ------------------------------------------------------------------------------------------------------ stats and view
 
 def split_dirs(path):
@@ -465,10 +438,16 @@ def main():
     p.add_argument("--seed", type=int, default=0, help="seed of the scenes")
     p.add_argument("--workers", type=int, default=None, help="renderer workers (default: one per core)")
     p.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
-    p = commands.add_parser("import", help="read parquet files of the released schema", allow_abbrev=False)
-    p.add_argument("files", nargs="+", help="parquet files or directories of them")
+    p = commands.add_parser("import", help="read data of the released, EasyR1's or TRL's schema, or folders of programs", allow_abbrev=False)
+    p.add_argument("inputs", nargs="+", help="parquet files, directories of them, folders of programs, hf://datasets/NAME")
     p.add_argument("--out", required=True, help="directory to write (sft, rl, test, rejects.jsonl)")
-    p.add_argument("--limit", type=int, default=0, help="rows to read at most (0: all)")
+    p.add_argument("--limit", type=int, default=0, help="rows of each input file at most (0: all)")
+    p.add_argument("--workers", type=int, default=None, help="files read at a time (default: one per core)")
+    p.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
+    p = commands.add_parser("export", help="write samples in TRL's or EasyR1's schema", allow_abbrev=False)
+    p.add_argument("path", help="directory of samples or parquet file")
+    p.add_argument("--format", choices=("trl", "easyr1"), default="trl", help="schema")
+    p.add_argument("--out", required=True, help="parquet file to write")
     p = commands.add_parser("stats", help="count what is in a data directory", allow_abbrev=False)
     p.add_argument("path", help="data directory or parquet file")
     p = commands.add_parser("view", help="write an offline HTML page of samples", allow_abbrev=False)
@@ -476,12 +455,15 @@ def main():
     p.add_argument("--out", default="samples.html", help="HTML file to write")
     p.add_argument("--limit", type=int, default=60, help="samples shown per split")
     args = parser.parse_args()
+    import corpus  # it builds on this file
     try:
         if args.command == "synth":
             synth(args.out, args.labelled, args.targets, args.test, args.seed, args.label_jitter, args.broken,
                   tuple(args.languages.split(",")), args.workers, args.unsafe_render)
         elif args.command == "import":
-            import_files(args.files, args.out, args.limit)
+            corpus.import_files(args.inputs, args.out, args.limit, args.workers, args.unsafe_render)
+        elif args.command == "export":
+            corpus.export(args.path, args.format, args.out)
         elif args.command == "stats":
             stats(args.path)
         else:

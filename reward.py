@@ -58,8 +58,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import gaussian_filter, uniform_filter
-from scipy.optimize import linear_sum_assignment
 
 WEIGHT_FORMAT, WEIGHT_VISUAL = 0.1, 0.9
 # Chosen on the synthetic programs of tests/ladder.py and checked on real ones (LOG.md, "The weights of the reward"): order
@@ -118,18 +116,18 @@ def background(image):
     bins = (image * 31).astype(int) @ (1024, 32, 1)  # [H, W]
     border = np.concatenate([bins[0], bins[-1], bins[:, 0], bins[:, -1]])  # [n]
     on_border, everywhere = np.bincount(border, minlength=32768), np.bincount(bins.ravel(), minlength=32768)
-    ground = np.where(on_border >= 0.05 * len(border), everywhere, 0).argmax() if (on_border >= 0.05 * len(border)).any() else on_border.argmax()
-    return image[bins == ground].mean(0)
+    common = on_border >= 0.05 * len(border)
+    return image[bins == (everywhere * common if common.any() else on_border).argmax()].mean(0)
 
 
 def fit(image, width, height):
     """uint8 [h, w, 3] -> float32 [height, width, 3] in [0, 1]: scaled without stretching, centred on its background."""
     h, w = image.shape[:2]
     if (w, h) != (width, height):
-        ground = tuple(int(round(255 * v)) for v in background(image / 255.0))
         scale = min(width / w, height / h)
         inner = Image.fromarray(image).resize((max(1, round(w * scale)), max(1, round(h * scale))), Image.BOX if scale < 1 else Image.BILINEAR)
-        sheet = Image.new("RGB", (width, height), ground)
+        ground = background(np.asarray(inner) / 255)
+        sheet = Image.new("RGB", (width, height), tuple(int(round(255 * v)) for v in ground))
         sheet.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
         image = np.asarray(sheet)
     return image.astype(np.float32) / 255
@@ -163,6 +161,7 @@ def structure_tensor(pixels):
 
 def look(pixels, ground):
     """What the terms need of one float32 image [H, W, 3] seen against the colour `ground` [3]."""
+    from scipy.ndimage import gaussian_filter, uniform_filter  # here and below: 50 MB that those who only want code are spared
     H, W, _ = pixels.shape
     mean = uniform_filter(pixels, (WINDOW, WINDOW, 1))  # [H, W, 3]
     variance = np.maximum(0, uniform_filter(pixels**2, (WINDOW, WINDOW, 1)) - mean**2)  # [H, W, 3]
@@ -177,6 +176,7 @@ def look(pixels, ground):
 
 def errors(a, b):
     """How much two looks of equal size differ, for each term: coarse [h, w], fine [H, W], edges [h, w], palette [6, 6, 6]."""
+    from scipy.ndimage import uniform_filter
     covariance = uniform_filter(a["pixels"] * b["pixels"], (WINDOW, WINDOW, 1)) - a["mean"] * b["mean"]  # [H, W, 3]
     structure = ((2 * covariance + C2) / (a["variance"] + b["variance"] + C2)) @ THIRDS  # [H, W], Wang et al. 2004 eq. 9 and 10
     return {"coarse": colour_error(a["small"], b["small"]), "fine": 1 - np.clip(structure, 0, 1) * (1 - colour_error(a["mean"], b["mean"])),
@@ -270,6 +270,7 @@ def letter_pairs(string):
 
 def text_similarity(a, b):
     """Two lists of (string, box), the first not empty -> 0 to 1: strings matched one to one, weighted by their letters."""
+    from scipy.optimize import linear_sum_assignment
     if not b:
         return 0.0
     pairs_a, pairs_b = ([letter_pairs(string) for string, _ in texts] for texts in (a, b))
@@ -442,6 +443,8 @@ def score_group(target, language, answers, reference=None, reference_code=None, 
 def scorers(workers, encoder=None):
     """A pool of scoring processes: `pool.submit(score_group, ...)`. They import this file alone, not the caller's script
     with its torch, and live beside the renderer's servers: the training process only collects the results."""
+    if encoder:
+        Encoder(encoder)  # a name that cannot be loaded ends here, in one line
     pool = ProcessPoolExecutor(workers, get_context("spawn"), start_scorer, (encoder,))
     main = sys.modules["__main__"]
     hidden = {name: getattr(main, name) for name in ("__file__", "__spec__") if getattr(main, name, None) is not None}

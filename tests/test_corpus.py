@@ -1,0 +1,162 @@
+"""corpus.py: every schema read, every row accounted for, exact after an interruption, readable by others."""
+import io
+import json
+import multiprocessing
+import resource
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from test_data import command, released, write_released
+
+import corpus
+import data
+from render import available
+
+
+def kept(out):
+    return {s.id: s for split in ("sft", "rl", "test") for s in data.read_samples(out / split)}
+
+
+def rejects(out):
+    return [json.loads(line) for line in open(out / "rejects.jsonl")]
+
+
+def as_easyr1(row):
+    return {"problem": "<image>" + row["user_content"], "answer": row["assistant_content"], "images": [{"bytes": row["image"], "path": None}]}
+
+
+def as_trl(row, parts=True):
+    user = [{"type": "image", "text": None}, {"type": "text", "text": row["user_content"]}] if parts else "<image>\n" + row["user_content"]
+    answer = [{"type": "text", "text": row["assistant_content"]}] if parts else row["assistant_content"]
+    return {"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": answer}], "images": [{"bytes": row["image"], "path": None}]}
+
+
+@pytest.mark.parametrize("change", [lambda r: r, lambda r: {**r, "image": {"bytes": r["image"], "path": "x.png"}}, as_easyr1, as_trl, lambda r: as_trl(r, False)],
+                         ids=["released", "as datasets writes it", "EasyR1", "TRL", "TRL, plain strings"])
+def test_every_schema_gives_the_same_samples(tmp_path, change):
+    rows = [released(seed=i, code=f"<svg>{i}</svg>") for i in range(40)]
+    write_released(tmp_path / "in.parquet", [change(r) for r in rows])
+    corpus.import_files([tmp_path / "in.parquet"], tmp_path / "out", workers=1)
+    assert sorted((s.prompt, s.answer, s.image, s.language) for s in kept(tmp_path / "out").values()) == \
+        sorted((r["user_content"], r["assistant_content"], r["image"], "svg") for r in rows)
+    assert not rejects(tmp_path / "out")
+
+
+def test_each_bad_row_is_rejected_with_its_reason(tmp_path):
+    good, bad = [as_trl(released(seed=i)) for i in range(60)], as_trl(released(seed=99))
+    two_turns = {**bad, "messages": bad["messages"] * 2}
+    two_images, none = {**bad, "images": bad["images"] * 2}, {**bad, "images": []}
+    write_released(tmp_path / "a.parquet", good + [two_turns, two_images, none])
+    write_released(tmp_path / "b.parquet", [{"text": "x", "picture": b"y"}])
+    corpus.import_files([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "out")
+    assert [(r["row"], r["reason"]) for r in rejects(tmp_path / "out")] == [
+        (60, "messages are not one user and one assistant turn"), (61, "2 images in place of one"), (62, "0 images in place of one"),
+        (0, "unknown columns: picture, text")]
+    assert len(kept(tmp_path / "out")) == 60
+
+
+@pytest.mark.skipif(bool(available()["svg"]), reason="SVG cannot be rendered here")
+def test_a_folder_of_programs(tmp_path):
+    """With a picture beside it, rendered without one, rejected where neither is possible."""
+    folder = tmp_path / "programs"
+    (folder / "deep").mkdir(parents=True)
+    for i in range(40):
+        (folder / "deep" / f"{i}.svg").write_text(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect width="{i + 9}" height="20"/></svg>')
+    Image.new("RGB", (5, 7), "red").save(folder / "deep" / "3.png")
+    (folder / "broken.svg").write_text("<svg")
+    (folder / "foreign.svg").write_bytes("<svg>\u00e9</svg>".encode("latin-1"))
+    (folder / "notes.txt").write_text("not a program")
+    corpus.import_files([folder], tmp_path / "out")
+    found = kept(tmp_path / "out")
+    assert len(found) == 40 and (found["deep/3.svg"].width, found["deep/3.svg"].height) == (5, 7)
+    assert np.asarray(Image.open(io.BytesIO(found["deep/9.svg"].image))).mean() < 250
+    assert sorted((r["id"], r["reason"]) for r in rejects(tmp_path / "out")) == [
+        ("broken.svg", "no image, and the program does not run (error)"), ("foreign.svg", "not UTF-8")]
+
+
+def test_an_interrupted_import_goes_on_and_reads_nothing_twice(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for k in range(3):
+        write_released(tmp_path / "in" / f"{k}.parquet", [released(seed=100 * k + i) for i in range(40)])
+    files, out, read = corpus.inputs_of([tmp_path / "in"]), tmp_path / "out", []
+    plain = corpus.raw_rows
+
+    def rows(path, until):
+        for i, row in enumerate(plain(path)):
+            if i == until:
+                raise KeyboardInterrupt
+            read.append(path.name)
+            yield row
+    monkeypatch.setattr(corpus, "raw_rows", lambda path: rows(path, None if path == files[0] else 20))
+    corpus.import_file(files[0], 0, out, 0, False)
+    with pytest.raises(KeyboardInterrupt):
+        corpus.import_file(files[1], 1, out, 0, False)
+    assert not list(out.glob("*/part-00001.parquet"))  # nothing half-written under a final name
+    monkeypatch.setattr(corpus, "raw_rows", lambda path: rows(path, None))
+    for n, path in enumerate(files):
+        corpus.import_file(path, n, out, 0, False)
+    assert read.count("0.parquet") == 40 and read.count("1.parquet") == 20 + 40
+    whole = tmp_path / "whole"
+    for n, path in enumerate(files):
+        corpus.import_file(path, n, whole, 0, False)
+    assert kept(out) == kept(whole) and len(kept(out)) == 120
+
+
+def test_an_output_of_another_import_is_not_mixed_in(tmp_path):
+    write_released(tmp_path / "in.parquet", [released(seed=i) for i in range(40)])
+    data.write_samples(data.read_samples(tmp_path / "in.parquet"), tmp_path / "out" / "sft" / "mine.parquet")
+    result = command("import", tmp_path / "in.parquet", "--out", tmp_path / "out")
+    assert result.returncode == 1 and "is there already" in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("form", ["trl", "easyr1"])
+def test_export_and_import_are_inverse(tmp_path, samples, form):
+    data.write_samples(samples, tmp_path / "mine" / "part-0.parquet")
+    corpus.export(tmp_path / "mine", form, tmp_path / "theirs.parquet")
+    schema = pq.ParquetFile(tmp_path / "theirs.parquet").schema_arrow
+    features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+    assert features["images"]["feature"]["_type"] == "Image" and set(features) == set(schema.names)
+    assert schema.names[0] == {"trl": "messages", "easyr1": "problem"}[form]
+    back = [corpus.sample_of(row) for row in corpus.raw_rows(tmp_path / "theirs.parquet")]
+    assert back == samples
+
+
+def test_datasets_reads_the_export_as_images(tmp_path, samples):
+    datasets = pytest.importorskip("datasets", reason="datasets is not among our requirements")
+    data.write_samples(samples, tmp_path / "mine" / "part-0.parquet")
+    corpus.export(tmp_path / "mine", "trl", tmp_path / "theirs.parquet")
+    row = datasets.load_dataset("parquet", data_files=str(tmp_path / "theirs.parquet"), split="train", cache_dir=str(tmp_path / "cache"))[0]
+    assert row["images"][0].size == (64, 64) and row["messages"][1]["content"][0]["text"] == samples[0].answer
+
+
+def peak_of(path, out, queue):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    corpus.import_file(path, 0, out, 0, False)
+    queue.put((before >> 10, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10))
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    """A file of one row group, as pandas writes it: 160 MB of images, read by a process that grows by less than 100 MB."""
+    picture = data.png(np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)) + bytes(140_000)
+    row = lambda i: released(image=picture + str(i).encode(), code=f"<svg>{i}</svg>")  # what follows its end is no part of a PNG
+    table = pa.Table.from_pylist([row(i) for i in range(600)])
+    pq.write_table(table, tmp_path / "big.parquet", row_group_size=10**6, compression="none")
+    assert (tmp_path / "big.parquet").stat().st_size > 150 << 20
+    del table
+    queue = multiprocessing.get_context("spawn").Queue()
+    process = multiprocessing.get_context("spawn").Process(target=peak_of, args=(tmp_path / "big.parquet", tmp_path / "out", queue))
+    process.start()
+    before, after = queue.get(timeout=120)
+    process.join()
+    assert after - before < 100, f"{before} -> {after} MB"
+    assert len(kept(tmp_path / "out")) == 600
+
+
+@pytest.mark.parametrize("name, words", [("hf://datasets/nobody/nothing", "cannot fetch"), ("empty", "no .parquet file and no program"), ("absent", "does not exist")])
+def test_inputs_that_are_not_there_are_one_line(tmp_path, name, words):
+    (tmp_path / "empty").mkdir()
+    result = command("import", name if ":" in name else tmp_path / name, "--out", tmp_path / "out")
+    assert result.returncode == 1 and words in result.stderr and len(result.stderr.strip().splitlines()) == 1, result.stderr

@@ -1,6 +1,7 @@
-"""Raw image-code pairs -> training data: import from foreign schemas, export to them.
+"""Raw image-code pairs -> training data: import from foreign schemas, filter, export.
 
     python data.py import FILE.parquet FOLDER hf://datasets/NAME --out out/mine
+    python data.py filter out/mine --out out/clean
     python data.py export out/mine/sft --format trl --out sft-trl.parquet
 
 Rows stream: one file is read by one process, a few rows at a time, so memory does not grow with the file. What cannot
@@ -17,6 +18,7 @@ Read are
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -173,12 +175,42 @@ def split_of(image):
     return "test" if bucket == 0 else "rl" if bucket < 3 else "sft"
 
 
+def finished(out, number, wanted):
+    """The record of part `number` if it was made from just this input, else None."""
+    done = out / ".done" / f"{number:05d}.json"
+    record = json.loads(done.read_text()) if done.exists() else {}
+    return record if record.get("input") == wanted else None
+
+
+def finish(out, number, record, rejects):
+    """Write the rejected rows of a part, then, last of all, its record: what has none is done again."""
+    done = out / ".done" / f"{number:05d}.json"
+    done.parent.mkdir(parents=True, exist_ok=True)
+    done.with_suffix(".rejects.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rejects))
+    record["rejected"] = Counter(r["reason"] for r in rejects)
+    done.with_suffix(".tmp").write_text(json.dumps(record))
+    os.replace(done.with_suffix(".tmp"), done)
+    return record
+
+
+def in_processes(work, jobs, workers, out, title):
+    """Call work(*job) for each job, `workers` at a time -> their records. The rejects of all parts are put together."""
+    from tqdm import tqdm
+    os.environ.update(LEAN)
+    with ProcessPoolExecutor(max(1, min(workers or os.cpu_count() or 1, len(jobs))), get_context("spawn")) as pool:
+        futures = [pool.submit(work, *job) for job in jobs]
+        records = [future.result() for future in tqdm(futures, desc=title, unit="file", mininterval=1)]
+    with open(out / "rejects.jsonl", "w") as f:
+        for n in range(len(jobs)):
+            f.write((out / ".done" / f"{n:05d}.rejects.jsonl").read_text())
+    return records
+
+
 def import_file(path, number, out, limit, unsafe):
     """Import one file into part `number` of each split. -> {"read", "kept": {split: n}, "rejected": {reason: n}}."""
     from render import Renderer
-    done = out / ".done" / f"{number:05d}.json"
     wanted = [str(path), path.stat().st_size, path.stat().st_mtime_ns, limit]
-    if done.exists() and (record := json.loads(done.read_text()))["input"] == wanted:
+    if record := finished(out, number, wanted):
         return record
     writers = {split: Writer(out / split / f"part-{number:05d}.parquet") for split in ("sft", "rl", "test")}
     rejects, ids, read, renderer = [], set(), 0, None
@@ -209,13 +241,7 @@ def import_file(path, number, out, limit, unsafe):
             renderer.close()
     for writer in writers.values():
         writer.close()
-    (out / ".done").mkdir(parents=True, exist_ok=True)
-    (out / ".done" / f"{number:05d}.rejects.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rejects))
-    record = {"input": wanted, "read": read, "kept": {split: w.count for split, w in writers.items()}, "rejected": Counter(r["reason"] for r in rejects)}
-    temporary = done.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record))
-    os.replace(temporary, done)  # last: what is not marked done is read again
-    return record
+    return finish(out, number, {"input": wanted, "read": read, "kept": {split: w.count for split, w in writers.items()}}, rejects)
 
 
 def import_files(paths, out, limit=0, workers=None, unsafe=False):
@@ -223,25 +249,17 @@ def import_files(paths, out, limit=0, workers=None, unsafe=False):
 
     limit: rows of each input at most. Raises SystemExit with one line when a split stays empty.
     """
-    from tqdm import tqdm
     out, files = Path(out), inputs_of(paths)
     known = {f"part-{n:05d}.parquet" for n in range(len(files))}
     strangers = [str(f) for split in ("sft", "rl", "test") for f in (out / split).glob("*.parquet") if f.name not in known]
     if strangers:
         raise SystemExit(f"error: {strangers[0]} is there already and not of this import. Give another --out, or remove {out}.")
     out.mkdir(parents=True, exist_ok=True)
-    workers = max(1, min(workers or os.cpu_count() or 1, len(files)))
-    os.environ.update(LEAN)
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        jobs = [pool.submit(import_file, path, n, out, limit, unsafe) for n, path in enumerate(files)]
-        records = [job.result() for job in tqdm(jobs, desc="import", unit="file", mininterval=1)]
+    records = in_processes(import_file, [(path, n, out, limit, unsafe) for n, path in enumerate(files)], workers, out, "import")
     kept, rejected = Counter(), Counter()
     for record in records:
         kept.update(record["kept"])
         rejected.update(record["rejected"])
-    with open(out / "rejects.jsonl", "w") as f:
-        for n in range(len(files)):
-            f.write((out / ".done" / f"{n:05d}.rejects.jsonl").read_text())
     read = sum(record["read"] for record in records)
     for split in ("sft", "rl", "test"):
         if not kept[split]:
@@ -250,6 +268,141 @@ def import_files(paths, out, limit=0, workers=None, unsafe=False):
           + f", rejected {sum(rejected.values())} (reasons in {out / 'rejects.jsonl'})")
     for reason, n in rejected.most_common():
         print(f"  rejected {n}: {reason}")
+
+
+# ---------------------------------------------------------------------------------------------------------------- filter
+
+SIMILAR = 0.9  # reward.visual of a program's render and its stored image below which the render becomes the image
+REMOTE = re.compile(r"""(?:\bsrc|\bsrcset|\bposter|\bxlink:href|<link\b[^>]*\bhref)\s*=\s*["']?\s*(?:https?:)?//|url\(\s*["']?(?:https?:)?//"""
+                    r"""|@import\s+["'](?:https?:)?//|\b(?:requests|urllib|httpx|urlopen|wget)\b""", re.I)
+READS = {"python": re.compile(r"\b(?:imread|read_(?:csv|excel|json|table|parquet|pickle)|loadtxt|genfromtxt|np\.load|Image\.open)\(\s*[\"'rf]|\bopen\([^)]*\)(?!\.write)(?![^\n]*[\"']w)"),
+         "latex": re.compile(r"\\(?:input|include|includegraphics|openin|read|verbatiminput)\b"), "html": re.compile(r"file://"), "svg": re.compile(r"file://|<image\b(?![^>]*data:)")}
+# HTML elements that must be closed; for p, li, td and others the standard lets browsers do it
+CLOSED = set("a article aside button div footer form h1 h2 h3 h4 h5 h6 header main nav ol script section select span style svg table textarea title ul".split())
+
+
+def parse_error(language, code):
+    """Why a program cannot be parsed, "" if it can. No program is run."""
+    if language == "python":
+        import ast
+        import warnings
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about escapes in the strings of others
+                ast.parse(code)
+        except (SyntaxError, ValueError, RecursionError) as error:
+            return f"does not parse: {type(error).__name__}"
+    elif language == "svg":
+        from defusedxml import ElementTree
+        try:
+            if ElementTree.fromstring(code.encode()).tag.rpartition("}")[2] != "svg":
+                return "does not parse: no svg element"
+        except Exception as error:  # defusedxml and expat raise several unrelated classes
+            return f"does not parse: {type(error).__name__}"
+    elif language == "html":
+        from html.parser import HTMLParser
+        opened, closed = Counter(), Counter()
+        parser = HTMLParser()
+        parser.handle_starttag = lambda tag, attributes: opened.update([tag])
+        parser.handle_startendtag = lambda tag, attributes: opened.update([f"{tag}/"])
+        parser.handle_endtag = lambda tag: closed.update([tag])
+        parser.feed(code)
+        if not opened:
+            return "does not parse: no element"
+        if wrong := [tag for tag in CLOSED if opened[tag] != closed[tag]]:
+            return f"does not parse: <{sorted(wrong)[0]}> is not closed as often as it is opened"
+    else:
+        bare = re.sub(r"(?<!\\)%.*", "", code.replace("\\\\", ""))
+        plain = re.sub(r"\\[{}]", "", bare)
+        if plain.count("{") != plain.count("}"):
+            return "does not parse: braces do not match"
+        if Counter(re.findall(r"\\begin\{([^}]*)\}", bare)) != Counter(re.findall(r"\\end\{([^}]*)\}", bare)):
+            return "does not parse: \\begin and \\end do not match"
+    return ""
+
+
+def static_reason(sample, longest):
+    """Why a sample falls before its program is run, "" if it does not: cheapest first."""
+    from reward import embeds_raster
+    if reason := data.check_sample(sample):
+        return reason
+    code, _ = data.extract_code(sample.answer, sample.language)
+    if len(code) > longest:
+        return f"longer than {longest} characters"
+    if reason := parse_error(sample.language, code):
+        return reason
+    if REMOTE.search(code):
+        return "remote resource"
+    if READS[sample.language].search(code):
+        return "reads a file"
+    return "embedded raster" if embeds_raster(code) else ""
+
+
+def image_reason(image):
+    """Why a picture, uint8 [H, W, 3], teaches nothing, "" if it does."""
+    import numpy as np
+    from reward import background
+    height, width = image.shape[:2]
+    if min(height, width) < 32 or max(height, width) / min(height, width) > 10:
+        return "smaller than 32 pixels or longer than ten times its width"
+    differs = np.abs(image / 255 - background(image / 255)).max(-1) > 0.1  # [H, W]
+    return "blank" if image.std() < 2 or differs.mean() < 0.005 else ""
+
+
+def filter_file(path, number, out, split, longest, timeout, unsafe):
+    """Filter one parquet file into part `number` of a split. -> record with "read", "kept", "rejected", "re-rendered"."""
+    import numpy as np
+    from render import Renderer
+    from reward import features, visual_parts
+    wanted = [str(path), path.stat().st_size, path.stat().st_mtime_ns, longest, timeout]
+    if record := finished(out, number, wanted):
+        return record
+    writer, rejects, read, redrawn = Writer(out / split / f"part-{number:05d}.parquet"), [], 0, 0
+    with Renderer(1, timeout, unsafe=unsafe) as renderer:
+        for i, row in enumerate(raw_rows(path)):
+            read += 1
+            sample = sample_of(row)
+            if not sample.answer.strip():  # a target for ViRL: there is only the image to be judged
+                if not (reason := data.check_sample(sample, answer=False) or image_reason(np.asarray(data.open_image(sample)))):
+                    writer.add(sample)
+                    continue
+            elif not (reason := static_reason(sample, longest)):
+                code, size = data.extract_code(sample.answer, sample.language)[0], (sample.width, sample.height)
+                first, second = (renderer.submit(sample.language, code, size).result() for _ in range(2))
+                if first.status != "ok":
+                    reason = f"does not run: {first.status}"
+                elif second.status != "ok" or not np.array_equal(first.image, second.image):
+                    reason = "two renders differ"
+                else:
+                    reason = image_reason(first.image)
+            if reason:
+                rejects.append({"input": str(path), "row": i, "id": sample.id, "reason": reason, "prompt": sample.prompt[:200], "answer": sample.answer[:500]})
+                continue
+            if visual_parts(features(np.asarray(data.open_image(sample))), first.image)["visual"] < SIMILAR:
+                sample.image, redrawn = data.png(first.image), redrawn + 1
+                sample.height, sample.width = first.image.shape[:2]
+            writer.add(sample)
+    writer.close()
+    return finish(out, number, {"input": wanted, "read": read, "kept": writer.count, "re-rendered": redrawn}, rejects)
+
+
+def filter_samples(path, out, longest, timeout=10.0, workers=None, unsafe=False):
+    """Keep the samples below `path` whose program parses, is allowed, runs, and draws the same twice. Prints how many fell where."""
+    out, jobs = Path(out), []
+    for split in data.split_dirs(path):
+        for file in data.parquet_files(split):
+            jobs.append((file, len(jobs), out, split.name, longest, timeout, unsafe))
+    out.mkdir(parents=True, exist_ok=True)
+    records = in_processes(filter_file, jobs, workers, out, "filter")
+    reasons, examples = Counter(), {}
+    for row in map(json.loads, open(out / "rejects.jsonl")):
+        reasons[row["reason"]] += 1
+        examples.setdefault(row["reason"], row["id"])
+    total = {key: sum(r[key] for r in records) for key in ("read", "kept", "re-rendered")}
+    print(f"read {total['read']}, kept {total['kept']}, of them {total['re-rendered']} with a new image because their program draws another than the stored "
+          f"one; rejected {sum(reasons.values())} (in {out / 'rejects.jsonl'})")
+    for reason, n in reasons.most_common():
+        print(f"  rejected {n}: {reason}, such as {examples[reason]}")
 
 
 # ---------------------------------------------------------------------------------------------------------------- export

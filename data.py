@@ -8,6 +8,7 @@ SFT data first (`user_content, assistant_content, image`), then ours, all option
 
     python data.py synth --out out/data                   # the embedded default: procedural SVG, HTML, Python charts
     python data.py import FILE.parquet --out out/mine     # foreign data -> our splits, rejects counted (corpus.py)
+    python data.py filter out/mine --out out/clean        # what parses, runs, draws the same twice
     python data.py export out/mine/sft --out trl.parquet  # our samples -> TRL's or EasyR1's schema
     python data.py stats out/data                         # what is in it
     python data.py view out/data --out samples.html       # look at it, offline
@@ -444,6 +445,13 @@ def main():
     p.add_argument("--limit", type=int, default=0, help="rows of each input file at most (0: all)")
     p.add_argument("--workers", type=int, default=None, help="files read at a time (default: one per core)")
     p.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
+    p = commands.add_parser("filter", help="keep the samples whose program parses, is allowed, runs and draws the same twice", allow_abbrev=False)
+    p.add_argument("path", help="directory of samples")
+    p.add_argument("--out", required=True, help="directory to write")
+    p.add_argument("--max-characters", type=int, default=30000, help="longest program")
+    p.add_argument("--render-timeout", type=float, default=10.0, help="seconds per program")
+    p.add_argument("--workers", type=int, default=None, help="files read at a time (default: one per core)")
+    p.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
     p = commands.add_parser("export", help="write samples in TRL's or EasyR1's schema", allow_abbrev=False)
     p.add_argument("path", help="directory of samples or parquet file")
     p.add_argument("--format", choices=("trl", "easyr1"), default="trl", help="schema")
@@ -462,6 +470,8 @@ def main():
                   tuple(args.languages.split(",")), args.workers, args.unsafe_render)
         elif args.command == "import":
             corpus.import_files(args.inputs, args.out, args.limit, args.workers, args.unsafe_render)
+        elif args.command == "filter":
+            corpus.filter_samples(args.path, args.out, args.max_characters, args.render_timeout, args.workers, args.unsafe_render)
         elif args.command == "export":
             corpus.export(args.path, args.format, args.out)
         elif args.command == "stats":

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from test_data import command, released, write_released
+from conftest import drawn_samples
+from test_data import REAL, command, released, write_released
 
 import corpus
 import data
@@ -153,6 +154,58 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     process.join()
     assert after - before < 100, f"{before} -> {after} MB"
     assert len(kept(tmp_path / "out")) == 600
+
+
+# --------------------------------------------------------------------------------------------------------------- filter
+
+@pytest.mark.parametrize("language, good, bad", [
+    ("python", "x = '\\d'\nprint(x)", "print(1"), ("python", "f'{1}'", "def f():\nreturn 1"), ("svg", "<svg xmlns='http://www.w3.org/2000/svg'/>", "<svg><g></svg>"),
+    ("svg", "<svg/>", "<html/>"), ("svg", "<svg/>", '<!DOCTYPE s [<!ENTITY a "b">]><svg>&a;</svg>'), ("html", "<div><p>a<p>b<br><img src=x></div>", "<div><div>a</div>"),
+    ("html", "<ul><li>a<li>b</ul>", "just words"), ("latex", "\\begin{a} 50\\% \\{ % }\n\\end{a}", "\\begin{a}\\end{b}"), ("latex", "{a}\\\\{b}", "{a")])
+def test_parsing_tells_good_from_broken(language, good, bad):
+    assert corpus.parse_error(language, good) == "" and corpus.parse_error(language, bad).startswith("does not parse")
+
+
+@pytest.mark.parametrize("language, code, reason", [
+    ("html", "<img src='https://x.org/a.png'>", "remote resource"), ("html", "<style>a{background:url(//x.org/a.png)}</style>", "remote resource"),
+    ("html", "<a href='https://x.org'>link</a>", ""), ("html", "<link rel=stylesheet href='http://x.org/a.css'>", "remote resource"), ("html", "<img src='a.png'>", ""),
+    ("python", "import requests\nrequests.get('x')", "remote resource"), ("python", "import pandas as pd\npd.read_csv('a.csv')", "reads a file"),
+    ("python", "plt.imread('a.png')", "reads a file"), ("python", "plt.savefig('a.png')", ""), ("latex", "\\includegraphics{a.png}", "reads a file"), ("latex", "\\input{a}", "reads a file"),
+    ("svg", "<svg><image href='a.png'/></svg>", "reads a file"), ("svg", "<svg xmlns='http://www.w3.org/2000/svg'/>", ""), ("svg", "<svg><g id='" + "a" * 500 + "'/></svg>", "embedded raster")])
+def test_policy(language, code, reason):
+    sample = data.Sample("x", data.fenced(language, code), drawn_samples(1)[0].image, language=language)
+    assert corpus.static_reason(sample, 10000) == reason
+    assert corpus.static_reason(sample, 5).startswith("longer than")
+
+
+@pytest.mark.skipif(any(available()[language] for language in ("svg", "python")), reason="SVG or Python cannot be rendered here")
+def test_filter_counts_where_each_sample_falls(tmp_path):
+    """One sample for each reason, good ones around them; a wrong image is replaced by the program's own."""
+    svg = lambda inner, box="0 0 64 64": f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">{inner}</svg>'
+    square = '<rect x="10" y="10" width="30" height="30" fill="red"/>'
+    chart = "import matplotlib.pyplot as plt\nplt.figure(figsize=(1, 1))\nplt.plot([1, 2])\n%s\nplt.savefig('a.png')"
+    cases = [("svg", svg(square), ""), ("svg", svg("<rect"), "does not parse: ParseError"), ("svg", svg(""), "blank"), ("svg", svg(square).replace("viewBox", 'width="640" height="20" viewBox'), "smaller than"),
+             ("python", chart % "import time, os\nplt.text(0.1, 1, str(time.time_ns())[-9:-3])", "two renders differ"), ("python", chart % "1 / 0", "does not run: error"), ("python", chart % "", "")]
+    samples = [data.Sample("draw", data.fenced(language, code), drawn_samples(1)[0].image, id=f"{i}", language=language) for i, (language, code, _) in enumerate(cases)]
+    samples.append(data.Sample("draw", "", drawn_samples(1)[0].image, id="target", language="svg"))
+    data.write_samples(samples, tmp_path / "in" / "sft" / "part-0.parquet")
+    printed = command("filter", tmp_path / "in", "--out", tmp_path / "out", "--render-timeout", 5).stdout
+    found = {r["id"]: r["reason"] for r in rejects(tmp_path / "out")}
+    kept = {s.id: s for s in data.read_samples(tmp_path / "out" / "sft")}
+    assert found.keys() | kept.keys() == {s.id for s in samples} and not found.keys() & kept.keys()
+    for i, (_, _, reason) in enumerate(cases):
+        assert (str(i) in kept) == (reason == "") and found.get(str(i), "").startswith(reason), (i, found)
+    assert "read 8, kept 3, of them 2 with a new image" in printed
+    assert kept["target"].image == samples[-1].image
+    red = np.asarray(Image.open(io.BytesIO(kept["0"].image)))[20, 20]
+    assert tuple(red) == (255, 0, 0)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real pairs are not shipped with the project")
+def test_the_filter_keeps_what_people_wrote():
+    """Of 222 real pairs, all of which run, the checks before the render let nearly all pass."""
+    reasons = [corpus.static_reason(s, 30000) for s in data.read_samples(REAL)]
+    assert sum(map(bool, reasons)) <= 11, [r for r in reasons if r]
 
 
 @pytest.mark.parametrize("name, words", [("hf://datasets/nobody/nothing", "cannot fetch"), ("empty", "no .parquet file and no program"), ("absent", "does not exist")])

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import data
 from data import NAMES, Sample
+from reward import end_with_parent
 
 CODE_ENDINGS = {".py": "python", ".html": "html", ".htm": "html", ".svg": "svg", ".tex": "latex"}
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
@@ -197,7 +198,7 @@ def in_processes(work, jobs, workers, out, title):
     """Call work(*job) for each job, `workers` at a time -> their records. The rejects of all parts are put together."""
     from tqdm import tqdm
     os.environ.update(LEAN)
-    with ProcessPoolExecutor(max(1, min(workers or os.cpu_count() or 1, len(jobs))), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(max(1, min(workers or os.cpu_count() or 1, len(jobs))), get_context("spawn"), end_with_parent) as pool:
         futures = [pool.submit(work, *job) for job in jobs]
         records = [future.result() for future in tqdm(futures, desc=title, unit="file", mininterval=1)]
     with open(out / "rejects.jsonl", "w") as f:

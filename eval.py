@@ -53,7 +53,7 @@ from tqdm import tqdm
 
 import data
 from render import Render, Renderer, available
-from reward import extract_code, score
+from reward import extract_code, score, start_scorer
 
 REWARD_PARTS = ("reward", "format", "execution", "visual", "coarse", "fine")
 OUTSIDE_PARTS = ("outside", "masked_ssim", "edge_f1", "palette", "lowres", "ssim", "code")
@@ -290,10 +290,6 @@ def judge(target_png, language, reference, answers):
     return rows
 
 
-def ignore_interrupt():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the main process ends the pool
-
-
 def baseline_answers(samples):
     """[{baseline: (response, Render or None = to be rendered)}] per Sample; `other` is drawn by the sample's id."""
     by_language, answers = defaultdict(list), []
@@ -357,7 +353,7 @@ def score_predictions(samples, found, out, workers=None, timeout=10.0, unsafe=Fa
 
     cache = (256 << 20) // max(3 * s.width * s.height for s in samples) + 1  # renders kept for equal programs: 256 MiB
     with Renderer(workers, timeout, unsafe, cache) as renderer, \
-            ProcessPoolExecutor(renderer.workers, get_context("spawn"), ignore_interrupt) as pool, \
+            ProcessPoolExecutor(renderer.workers, get_context("spawn"), start_scorer) as pool, \
             ThreadPoolExecutor(4 * renderer.workers) as threads:  # the threads bound how many renders wait in memory
         try:
             for mine, base in tqdm(threads.map(one, range(len(samples))), "score", len(samples), unit="item", mininterval=1):

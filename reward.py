@@ -49,12 +49,14 @@ import argparse
 import contextlib
 import importlib
 import math
+import os
 import re
 import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 from PIL import Image
@@ -419,10 +421,17 @@ def reward_named(name, encoder=None):
 _encoder = None  # of a scoring process
 
 
-def start_scorer(encoder):
+def end_with_parent():
+    """For worker processes: nobody else tells them that the main process was killed, and they would wait for it for ever."""
+    parent = parent_process()
+    Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def start_scorer(encoder=None):
     """What a scoring process does first; encoder: a name or None."""
     import signal
     global _encoder
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the main process ends its workers
     _encoder = Encoder(encoder) if encoder else None
 

@@ -1,8 +1,10 @@
 """reward.py: calibrated, ordered as a person would, exact about formats."""
 import math
+import os
 import random
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -346,6 +348,21 @@ def test_processes_score_as_the_function_does_and_import_no_torch():
         alone = R.score(target, render, response, "svg")
         assert all(row[k] == alone[k] or math.isnan(row[k]) and math.isnan(alone[k]) for k in alone) and row.keys() == alone.keys()
     assert len(first) == 4 and math.isnan(first[3]["reward"]) and 0 < second[0]["reward"] < 1
+
+
+def test_processes_end_with_the_one_that_uses_them():
+    """Even if it is killed: a pool's workers hold both ends of their own queue and would wait for ever."""
+    script = "import reward, time, os\nif __name__ == '__main__':\n    pool = reward.scorers(2)\n    print(*pool._processes, flush=True)\n    time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    workers = [int(pid) for pid in process.stdout.readline().split()]
+    alive = lambda: [pid for pid in workers if os.path.exists(f"/proc/{pid}") and "State:\tZ" not in open(f"/proc/{pid}/status").read()]
+    assert len(alive()) == 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive()
 
 
 def test_the_readmes_own_reward_runs(tmp_path, monkeypatch):

@@ -135,7 +135,8 @@ def sample_of(row):
         prompt, answer, image = row["problem"], row.get("answer"), row.get("images", row.get("image"))
     else:
         raise ValueError(f"unknown columns: {', '.join(sorted(row))}")
-    return Sample((prompt or "").replace("<image>", "").strip(), answer or "", picture_of(image), **ours)
+    prompt = re.sub(r"^\s*<image>|<image>\s*$", "", prompt or "")  # the placeholder; an <image> inside is SVG code
+    return Sample(prompt.strip(), answer or "", picture_of(image), **ours)
 
 
 # ---------------------------------------------------------------------------------------------------------------- import
@@ -168,6 +169,8 @@ class Writer:
         if self.file:
             self.file.close()
             os.replace(self.path.with_name(self.path.name + ".tmp"), self.path)
+        else:
+            self.path.unlink(missing_ok=True)  # nothing is left of an earlier run with another input
 
 
 def split_of(image):

@@ -156,6 +156,18 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
     assert len(kept(tmp_path / "out")) == 6000
 
 
+def test_only_the_placeholder_is_taken_out_of_a_prompt():
+    prompt = lambda text: corpus.sample_of({"user_content": text, "assistant_content": "x", "image": b""}).prompt
+    assert prompt("<image>\nCorrect it: <svg><image></svg>") == "Correct it: <svg><image></svg>" and prompt("Draw. <image>") == "Draw."
+
+
+def test_a_part_that_comes_out_empty_leaves_no_older_one(tmp_path):
+    corpus.Writer(tmp_path / "a" / "p.parquet").close()
+    data.write_samples(drawn_samples(1), tmp_path / "a" / "p.parquet")
+    corpus.Writer(tmp_path / "a" / "p.parquet").close()
+    assert not (tmp_path / "a" / "p.parquet").exists()
+
+
 # --------------------------------------------------------------------------------------------------------------- filter
 
 @pytest.mark.parametrize("language, good, bad", [

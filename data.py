@@ -4,7 +4,8 @@ A sample is a target image, an instruction, and (where one exists) the answer: c
 the image. Two tasks: *generate* (image -> code) and *refine* (image + defective code -> corrected code; the
 instruction then holds the defective code). On disk samples are parquet with the columns of the released VinciCoder
 SFT data first (`user_content, assistant_content, image`), then ours, all optional on input:
-`id, domain, language, task, source, license, width, height`.
+`id, domain, language, task, source, license, width, height, operator, change` (the last two: how a refinement sample's
+code was made defective).
 
     python data.py synth --out out/data                   # the embedded default: procedural SVG, HTML, Python charts
     python data.py import FILE.parquet --out out/mine     # foreign data -> our splits, rejects counted (corpus.py)
@@ -37,7 +38,7 @@ from reward import extract_code
 DOMAINS = ("chart", "web", "svg", "latex", "chem")
 LANGUAGES = ("python", "html", "svg", "latex")
 COLUMNS = ("user_content", "assistant_content", "image", "id", "domain", "language", "task", "source", "license",
-           "width", "height")
+           "width", "height", "operator", "change")
 ROW_GROUP = 64  # small row groups: random access and streaming both stay cheap (pandas writes one huge group)
 
 
@@ -55,6 +56,8 @@ class Sample:
     license: str = ""
     width: int = 0
     height: int = 0
+    operator: str = ""  # of a refinement sample: what made its code defective
+    change: str = ""  # and the place where it did
 
 
 # ---------------------------------------------------------------------------------------------- reading and writing

@@ -21,6 +21,7 @@ Left out here: near-duplicate search, decontamination, code mutation operators f
 """
 import argparse
 import base64
+import bisect
 import hashlib
 import html
 import io
@@ -95,6 +96,15 @@ def parquet_files(path):
     return files
 
 
+def sample_from(row):
+    """A row of our schema, or of the released one -> Sample."""
+    image = row.pop("image")
+    if isinstance(image, dict):  # Hugging Face Image feature: {"bytes": ..., "path": ...}
+        image = image.get("bytes")
+    fields = {k: v for k, v in row.items() if v is not None}
+    return Sample(prompt=fields.pop("user_content", ""), answer=fields.pop("assistant_content", ""), image=image or b"", **fields)
+
+
 def read_samples(path):
     """Read every sample of a directory of parquet files (or of one file) into a list of Sample.
 
@@ -114,12 +124,7 @@ def read_samples(path):
                              f"`python data.py import` reads the released schema user_content, assistant_content, image.")
         for batch in parquet.iter_batches(ROW_GROUP, columns=[c for c in COLUMNS if c in names]):
             for row in batch.to_pylist():
-                image = row.pop("image")
-                if isinstance(image, dict):  # Hugging Face Image feature: {"bytes": ..., "path": ...}
-                    image = image.get("bytes")
-                fields = {k: v for k, v in row.items() if v is not None}
-                samples.append(Sample(prompt=fields.pop("user_content", ""), answer=fields.pop("assistant_content", ""),
-                                      image=image or b"", **fields))
+                samples.append(sample_from(row))
     if not samples:
         raise SystemExit(f"error: {path} holds no samples.")
     return samples
@@ -152,6 +157,153 @@ def epoch_order(n, seed, epoch):
     order = list(range(n))
     random.Random(f"{seed}/{epoch}").shuffle(order)
     return order
+
+
+# ----------------------------------------------------------------------------------- the loader: exact batches from disk
+# A run reads an endless stream of bins, lists of samples that go through the model together. The stream is a pure function
+# of (files, seed, bin size); where a run stands in it is one integer. Hence a run can be cut anywhere and goes on exactly,
+# with any number of processes and loading workers.
+
+POOL = 256  # samples among which those that fit together are looked for; one sample is in one pool of an epoch
+WINDOW = 16  # row groups that are mixed with each other: a reading process holds as many
+UNKNOWN = -1
+
+
+class Corpus:
+    """The samples of a directory of parquet files (or one file), read by number: len(corpus), corpus[i] -> Sample.
+
+    Holds the places of the row groups and the last WINDOW row groups read. Raises SystemExit with one line for files that
+    are no samples and for row groups too large to be read in pieces.
+    """
+
+    def __init__(self, path):
+        import numpy as np
+        import pyarrow.parquet as pq
+        self.path, self.groups, self.cache = path, [], {}  # (file, row group, its samples)
+        for file in parquet_files(path):
+            try:
+                metadata, names = pq.read_metadata(file), pq.read_schema(file).names
+            except Exception as e:  # pyarrow raises several unrelated classes for a broken file
+                raise SystemExit(f"error: {file} is not a readable parquet file ({str(e).splitlines()[0]}).") from None
+            if missing := [c for c in COLUMNS[:3] if c not in names]:
+                raise SystemExit(f"error: {file} has no column {', '.join(missing)} (its columns: {', '.join(names)}). "
+                                 f"`python data.py import` reads the released schema user_content, assistant_content, image.")
+            for group in range(metadata.num_row_groups):
+                part = metadata.row_group(group)
+                if part.total_byte_size > 1 << 28:
+                    raise SystemExit(f"error: {file} has row groups of {part.total_byte_size >> 20} MB: `python data.py import` writes small ones.")
+                self.groups.append((file, group, part.num_rows))
+        self.starts = np.cumsum([0] + [rows for _, _, rows in self.groups])  # [row groups + 1]
+        if not len(self):
+            raise SystemExit(f"error: {path} holds no samples.")
+
+    def __len__(self):
+        return int(self.starts[-1])
+
+    def __getitem__(self, i):
+        import numpy as np
+        import pyarrow.parquet as pq
+        g = int(np.searchsorted(self.starts, i, "right")) - 1
+        if g not in self.cache:
+            file, group, _ = self.groups[g]
+            with pq.ParquetFile(file, pre_buffer=False) as parquet:
+                table = parquet.read_row_group(group, [c for c in COLUMNS if c in parquet.schema_arrow.names], use_threads=False)
+            if len(self.cache) == WINDOW:
+                del self.cache[next(iter(self.cache))]
+            self.cache[g] = table
+        (row,) = self.cache[g].slice(int(i - self.starts[g]), 1).to_pylist()
+        sample = sample_from(row)
+        sample.id = sample.id or f"row {i}"
+        return sample
+
+    def order(self, seed, epoch):
+        """The order of an epoch, int64 [n]: row groups shuffled, then rows inside windows of them. Pure in (seed, epoch)."""
+        import numpy as np
+        rng = np.random.default_rng((seed, epoch))
+        shuffled, found = rng.permutation(len(self.groups)), []
+        for k in range(0, len(shuffled), WINDOW):
+            rows = np.concatenate([np.arange(self.starts[g], self.starts[g + 1]) for g in shuffled[k:k + WINDOW]])
+            found.append(rng.permutation(rows))
+        return np.concatenate(found)
+
+
+def pack(lengths, budget):
+    """Best-fit-decreasing packing: lengths (all at most budget) -> bins, lists of positions in `lengths`."""
+    bins, room = [], []  # room: ascending (tokens left, bin)
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        k = bisect.bisect_left(room, (lengths[i], -1))  # the fullest bin that still takes it
+        left, b = room.pop(k) if k < len(room) else (budget, len(bins))
+        if b == len(bins):
+            bins.append([])
+        bins[b].append(i)
+        bisect.insort(room, (left - lengths[i], b))
+    return bins
+
+
+def bucket(lengths, size):
+    """Samples of similar length together, `size` at a time: lengths -> bins, lists of positions in `lengths`."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    return [order[i:i + size] for i in range(0, len(order), size)]
+
+
+class Stream:
+    """The endless stream of bins of a corpus.
+
+    make: lengths -> bins (`pack` or `bucket` with their size); measure: list of Sample -> tokens of each; limit: tokens
+    above which a sample is set aside; pool: samples that are put into bins together. `set_aside` and `unusable` (id:
+    reason) fill while it is read; the latter stop the run at more than 0.1 % of the corpus.
+    """
+
+    def __init__(self, corpus, make, measure, limit, seed, pool=POOL):
+        self.corpus, self.make, self.measure, self.limit, self.seed, self.pool = corpus, make, measure, limit, seed, pool
+        self.pools = -(-len(corpus) // pool)  # of an epoch
+        import numpy as np
+        self.lengths = np.full(len(corpus), UNKNOWN, np.int32)  # tokens, 0 for a sample that is left out
+        self.set_aside, self.unusable, self.epoch = {}, {}, (None, None)
+
+    def learn_lengths(self, numbers):
+        """Find out the tokens of these samples, as far as they are not known, and what cannot be used."""
+        new = [(i, self.corpus[i]) for i in numbers if self.lengths[i] == UNKNOWN]
+        for i, sample in new:
+            if reason := check_text(sample):
+                self.lengths[i] = 0
+                self.reject(sample.id, reason)
+        new = [(i, sample) for i, sample in new if self.lengths[i] == UNKNOWN]
+        for (i, sample), n in zip(new, self.measure([sample for _, sample in new]) if new else ()):
+            self.lengths[i] = n if n <= self.limit else 0
+            if n > self.limit:
+                self.set_aside[sample.id] = n
+
+    def lay_out(self, number):
+        """Pool `number`, counted on over the epochs -> its bins in the order of use, lists of (sample number, its stand-ins): the
+        numbers of the next shorter samples of the pool, the first of which takes its place should its image be unreadable."""
+        epoch, k = divmod(number, self.pools)
+        if self.epoch[0] != epoch:
+            self.epoch = epoch, self.corpus.order(self.seed, epoch)
+        chosen = self.epoch[1][k * self.pool:(k + 1) * self.pool]
+        self.learn_lengths(chosen)
+        chosen = [int(i) for i in chosen if self.lengths[i]]
+        ascending = sorted(chosen, key=lambda i: (self.lengths[i], i))
+        stand_ins = {i: tuple(ascending[max(0, k - 3):k][::-1] or ascending[1:4] or [0]) for k, i in enumerate(ascending)}
+        bins = [[(chosen[j], stand_ins[chosen[j]]) for j in b] for b in self.make([int(self.lengths[i]) for i in chosen])]
+        return [bins[j] for j in epoch_order(len(bins), self.seed, f"{number}/bins")]
+
+    def bins(self, position=0):
+        """Yields (position after it, bin) from `position` on, without end. Raises SystemExit when nothing fits."""
+        while (self.lengths != 0).any():
+            number, first = divmod(position, self.pool)
+            bins = self.lay_out(number)
+            for b in range(first, len(bins)):
+                yield number * self.pool + b + 1 if b + 1 < len(bins) else (number + 1) * self.pool, bins[b]
+            position = (number + 1) * self.pool
+        raise SystemExit(f"error: no sample of {self.corpus.path} fits {self.limit} tokens; raise --max-length.")
+
+    def reject(self, id, reason):
+        """Note an unusable sample. Raises SystemExit when they are more than 0.1 %: that is no accident but the wrong data."""
+        self.unusable[id] = reason
+        if len(self.unusable) > len(self.corpus) / 1000:
+            raise SystemExit(f"error: {len(self.unusable)} of {len(self.corpus)} samples of {self.corpus.path} cannot be used, more than 0.1 %, last "
+                             f"{id}: {reason}. `python data.py import` sorts out such rows and writes what is left.")
 
 
 # ------------------------------------------------------------------------------- the embedded default: tiny programs
@@ -349,14 +501,28 @@ def check_sample(sample, answer=True):
 
     answer: whether the row must have one (ViRL needs none).
     """
+    try:
+        if sample.image:
+            sample.width, sample.height = open_image(sample).size
+    except ValueError:
+        return "unreadable image"
+    return check_text(sample, answer)
+
+
+def check_text(sample, answer=True):
+    """As `check_sample`, but the image is not decoded: of one whose size is not known only the header is read."""
+    from PIL import Image
     if not sample.prompt.strip():
         return "empty instruction"
     if not sample.image:
         return "no image"
     try:
-        sample.width, sample.height = open_image(sample).size
-    except ValueError:
+        if not (sample.width and sample.height):
+            sample.width, sample.height = Image.open(io.BytesIO(sample.image)).size
+    except OSError:
         return "unreadable image"
+    if max(sample.width, sample.height) > 200 * min(sample.width, sample.height):
+        return "image longer than 200 times its width"  # no image processor of the Qwen-VL line takes it
     if not sample.language:
         sample.language = infer_language(sample)
     if sample.language not in LANGUAGES:

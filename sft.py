@@ -5,14 +5,19 @@ Next-token cross-entropy on the answer (code and end-of-turn token), never on th
     python sft.py                                           # 1 CPU or GPU: the embedded default, made if missing
     torchrun --nproc_per_node=2 sft.py                      # 2 processes: gloo on CPU, nccl on GPU, weights sharded
     torchrun --nproc_per_node=8 sft.py --model Qwen/Qwen3-VL-2B-Instruct --data DIR --lr 1e-5 --matrix-lr 0 \\
-        --steps 12500 --batch 128 --micro-batch 2 --max-length 8192 --out out/sft
+        --steps 12500 --pack 16384 --batch 16 --max-length 8192 --load-workers 2 --out out/sft
 
-Left out here: sequence packing, LoRA, activation checkpointing.
+With --pack samples lie one behind the other in rows of so many tokens, each attending to itself alone: no padding. Without
+it samples of similar length share a padded batch. Either way the stream of samples is `data.Stream`: a run that is cut goes on
+with just the samples that it had not seen, on any number of processes.
+
+Left out here: LoRA, activation checkpointing.
 
 Reads DIR/*.parquet; writes OUT (a Hugging Face directory), OUT/config.json is the model's; OUT/run.json the arguments;
 OUT/metrics.jsonl one object per step; OUT/state the resumable state.
 """
 import argparse
+import itertools
 import json
 import math
 import signal
@@ -34,9 +39,11 @@ parser.add_argument("--eval-data", default="", help="held-out samples for the in
 parser.add_argument("--out", default="out/sft", help="directory to write")
 parser.add_argument("--steps", type=int, default=1000, help="optimizer steps")
 parser.add_argument("--max-seconds", type=float, default=0, help="stop after this much training time; the learning rate decays by it (0: by steps)")
-parser.add_argument("--batch", type=int, default=32, help="samples per optimizer step over all processes")
-parser.add_argument("--micro-batch", type=int, default=32, help="samples per forward and backward on one process")
+parser.add_argument("--batch", type=int, default=32, help="samples (with --pack: packed rows) per optimizer step over all processes")
+parser.add_argument("--pack", type=int, default=0, help="tokens of a packed row, one forward and backward (0: padded batches)")
+parser.add_argument("--micro-batch", type=int, default=32, help="without --pack: samples per forward and backward on one process")
 parser.add_argument("--max-length", type=int, default=2048, help="tokens per sample at most; longer ones are set aside and counted")
+parser.add_argument("--load-workers", type=int, default=0, help="processes that read and encode samples ahead (0: in the training process)")
 parser.add_argument("--lr", type=float, default=3e-3, help="AdamW learning rate")
 parser.add_argument("--matrix-lr", type=float, default=0.015, help="Muon learning rate of the inner matrices (0: AdamW for all)")
 parser.add_argument("--weight-decay", type=float, default=0.01, help="decoupled weight decay of the inner matrices")
@@ -59,15 +66,65 @@ def embedded_default(args):
         P.build_tiny(args.model, [s.prompt + "\n" + s.answer for s in data.read_samples(args.data)], seed=args.seed)
 
 
-def batch_plan(lengths, batch, seed, epoch):
-    """All batches of an epoch, lists of indices: samples of similar length go together to save padding.
+class Encoded(torch.utils.data.Dataset):
+    """Encodes samples, in the loading processes or in this one: a key of `shares` -> (key, Example, {number replaced: reason})."""
 
-    A pure function of its arguments: shuffle, sort by length inside pools of 8 batches, cut. The last may be smaller.
+    def __init__(self, corpus, policy, keep):
+        self.corpus, self.policy = corpus, policy
+        self.encode = lru_cache(maxsize=keep)(self.encode)
+
+    def encode(self, i):
+        s = self.corpus[i]
+        return self.policy.encode(s.prompt, data.open_image(s), s.answer)
+
+    def __getitem__(self, key):
+        replaced = {}
+        for i in (key[0], *key[1]):
+            try:
+                return key, self.encode(i), replaced
+            except ValueError as error:
+                replaced[i] = str(error)
+        raise SystemExit(f"error: sample {self.corpus[key[0]].id} of {self.corpus.path} and its stand-ins cannot be used: {set(replaced.values())}")
+
+
+def shares(stream, position, args, rank, world):
+    """This rank's share of every step from `position` on, without end: lists of (sample, stand-ins, micro-batch, position
+    after the step, whether it counts). What a step holds does not depend on the number of processes.
+
+    A rank for which nothing is left takes part with a sample that does not count.
     """
-    order = data.epoch_order(len(lengths), seed, epoch)
-    pools = [sorted(order[i:i + 8 * batch], key=lambda k: lengths[k]) for i in range(0, len(order), 8 * batch)]
-    plan = [pool[i:i + batch] for pool in pools for i in range(0, len(pool), batch)]
-    return [plan[i] for i in data.epoch_order(len(plan), seed, f"{epoch}/batches")]
+    bins = stream.bins(position)
+    while True:
+        if args.pack:
+            step = list(itertools.islice(bins, args.batch))
+            position, rows = step[-1][0], [row for _, row in step]
+            micros = rows[rank::world] or [rows[0][:1]]
+            counts = rank < len(rows)
+        else:
+            position, row = next(bins)
+            mine = row[rank::world] or row[:1]
+            micros = [mine[i:i + args.micro_batch] for i in range(0, len(mine), args.micro_batch)]
+            counts = rank < len(row)
+        yield [(i, stand_ins, m, position, counts) for m, micro in enumerate(micros) for i, stand_ins in micro]
+
+
+def own_signals(worker):
+    """Loading processes end when told to; Ctrl-C reaches them through the training process."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def held_out_batches(path, policy, limit, args):
+    """The first 128 usable samples of a shuffled held-out set, encoded, as lists that go through the model together."""
+    corpus, found = data.Corpus(path), []
+    for i in corpus.order(0, 0):
+        s = corpus[i]
+        if not data.check_sample(s) and policy.count_tokens([s])[0] <= limit:
+            found.append(policy.encode(s.prompt, data.open_image(s), s.answer))
+        if len(found) == 128:
+            break
+    lengths = [len(e.input_ids) for e in found]
+    return [[found[i] for i in b] for b in (data.pack(lengths, args.pack) if args.pack else data.bucket(lengths, args.micro_batch))]
 
 
 def main():
@@ -94,47 +151,41 @@ def main():
     base_lr = [[g["lr"] for g in o.param_groups] for o in optimizers]
 
     # ------------------------------------------------------------------------------------------------------------- data
-    samples = data.usable(data.read_samples(args.data), args.data)
-    limit = min(args.max_length, policy.context)
-    lengths = [policy.count_tokens(s.prompt, s.answer, s.width, s.height) for s in samples]
-    fit = [i for i, n in enumerate(lengths) if n <= limit]
-    if main_rank:
-        print(f"{len(samples)} samples: {len(fit)} used, {len(samples) - len(fit)} set aside for more than {limit} tokens; "
-              f"{sum(p.numel() for p in policy.parameters()) / 1e6:.2f}M parameters")
-    if not fit:
-        raise SystemExit(f"error: no sample of {args.data} fits {limit} tokens; raise --max-length.")
-    samples, lengths = [samples[i] for i in fit], [lengths[i] for i in fit]
-
-    @lru_cache(maxsize=4096 if max(s.width * s.height for s in samples) <= 128 * 128 else 0)
-    def encode(i):
-        s = samples[i]
-        return policy.encode(s.prompt, data.open_image(s), s.answer)
+    limit = min(args.max_length, policy.context, args.pack or policy.context)
+    together = (lambda lengths: data.pack(lengths, args.pack)) if args.pack else lambda lengths: data.bucket(lengths, args.batch)
+    corpus = data.Corpus(args.data)
+    pool = data.POOL if args.pack else math.ceil(data.POOL / args.batch) * args.batch
+    stream = data.Stream(corpus, together, policy.count_tokens, limit, args.seed, pool)
+    dataset = Encoded(corpus, policy, 4096 if corpus[0].width * corpus[0].height <= 128 * 128 else 0)
 
     eval_dir = Path(args.eval_data) if args.eval_data else Path(args.data).parent / "test"
-    held_out = data.usable(data.read_samples(eval_dir), eval_dir) if args.eval_data or eval_dir.is_dir() else []
-    held_out = [held_out[i] for i in data.epoch_order(len(held_out), 0, "held-out")]
-    held_out = [s for s in held_out if policy.count_tokens(s.prompt, s.answer, s.width, s.height) <= limit][:128]
-    held_out = [policy.encode(s.prompt, data.open_image(s), s.answer) for s in held_out]
+    held_out = held_out_batches(eval_dir, policy, limit, args) if args.eval_data or eval_dir.is_dir() else []
 
     def held_out_loss():
         """Mean cross-entropy per answer token over the held-out samples; every rank computes the same number."""
         with torch.no_grad():
-            parts = [policy(held_out[i:i + args.micro_batch])[0] for i in range(0, len(held_out), args.micro_batch)]
+            parts = [policy(batch, packed=args.pack > 0)[0] for batch in held_out]
         return -torch.cat(parts).mean().item()
 
     # ------------------------------------------------------------------------------------------------------------- loop
-    steps_per_epoch = math.ceil(len(samples) / args.batch)
-    step, elapsed, skipped = 0, 0.0, 0
+    layout = [args.pack, args.batch]  # what the position counts
+    so_far = {"step": 0, "elapsed": 0.0, "skipped": 0, "position": 0, "layout": layout}
     if args.resume:
-        extra = P.load_state(out, policy, optimizers)
-        step, elapsed, skipped = extra["step"], extra["elapsed"], extra["skipped"]
+        so_far = P.load_state(out, policy, optimizers)
+        if so_far["layout"] != layout:
+            raise SystemExit(f"error: --resume needs the --pack and --batch of the run so far: {so_far['layout']}.")
+    step, elapsed, skipped, position = (so_far[k] for k in ("step", "elapsed", "skipped", "position"))
     if main_rank:
         P.trim_metrics(out / "metrics.jsonl", step)
     stop = []
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda number, frame: stop.append(number))
     bar = P.progress_bar("sft", args.steps, args.max_seconds, step, elapsed, main_rank)
-    bad_in_a_row, plan, plan_epoch = 0, None, None
+    loader = iter(torch.utils.data.DataLoader(
+        dataset, batch_sampler=shares(stream, position, args, rank, world), num_workers=args.load_workers, collate_fn=list,
+        worker_init_fn=own_signals, multiprocessing_context="fork" if args.load_workers else None))
+    state = lambda: {"elapsed": elapsed, "skipped": skipped, "position": position, "layout": layout}
+    bad_in_a_row = 0
     while step < args.steps and not (args.max_seconds and elapsed >= args.max_seconds):
         started = time.perf_counter()
         progress = elapsed / args.max_seconds if args.max_seconds else step / args.steps
@@ -143,14 +194,13 @@ def main():
         for optimizer, lrs in zip(optimizers, base_lr):
             for group, lr in zip(optimizer.param_groups, lrs):
                 group["lr"] = lr * scale
-        epoch = step // steps_per_epoch
-        if plan_epoch != epoch:
-            plan, plan_epoch = batch_plan(lengths, args.batch, args.seed, epoch), epoch
-        indices = plan[step % steps_per_epoch]
-        mine = indices[rank::world] or indices[:1]  # a rank without a sample still takes part, with weight 0
-        weight = 1.0 if indices[rank::world] else 0.0
-        examples = [encode(i) for i in mine]
-        micros = [examples[i:i + args.micro_batch] for i in range(0, len(examples), args.micro_batch)]
+        share = next(loader)
+        *_, position, counts = share[0][0]
+        for i, reason in (pair for *_, replaced in share for pair in replaced.items()):
+            stream.reject(corpus[i].id, reason)
+        weight = float(counts)
+        micros = [[example for _, example, _ in micro] for _, micro in itertools.groupby(share, key=lambda item: item[0][2])]
+        examples = [example for micro in micros for example in micro]
         rounds = int(P.all_max(len(micros), device))  # FSDP2's collectives: every rank runs the same number of forwards
 
         # --- the step -------------------------------------------------------------------------------------------------
@@ -158,7 +208,7 @@ def main():
         loss_sum = 0.0
         for k in range(rounds):
             w = weight if k < len(micros) else 0.0
-            logprobs, _ = policy(micros[k] if k < len(micros) else micros[0])  # [N]
+            logprobs, _ = policy(micros[k] if k < len(micros) else micros[0][:1], packed=args.pack > 0)  # [N]
             # SFT loss, L = -(1/N) sum_t log p(y_t | y_<t, image, instruction), N = answer tokens over all ranks and
             # micro-batches. FSDP2 averages gradients over ranks, hence the factor `world`.
             (-logprobs.sum() * w * world / n_tokens).backward()
@@ -171,16 +221,18 @@ def main():
             bad_in_a_row = 0
         else:
             skipped, bad_in_a_row = skipped + 1, bad_in_a_row + 1
-            if main_rank:
-                with open(out / "nonfinite.jsonl", "a") as f:
-                    f.write(json.dumps({"step": step, "ids": [samples[i].id for i in indices]}) + "\n")
+            with open(out / "nonfinite.jsonl", "a") as f:
+                f.write(json.dumps({"step": step, "rank": rank, "ids": [corpus[key[0]].id for key, _, _ in share if counts]}) + "\n")
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         # --------------------------------------------------------------------------------------------------------------
         step += 1
         elapsed += time.perf_counter() - started
-        record = {"step": step, "epoch": epoch, "loss": loss, "grad_norm": norm, "lr": optimizers[0].param_groups[0]["lr"],
+        tokens = P.all_sum(weight * sum(len(e.input_ids) for e in examples), device)
+        room = P.all_sum(weight * sum(args.pack or len(micro) * max(len(e.input_ids) for e in micro) for micro in micros), device)
+        record = {"step": step, "epoch": position / pool / stream.pools, "position": position, "loss": loss, "grad_norm": norm, "lr": optimizers[0].param_groups[0]["lr"],
                   "answer_tokens": int(n_tokens), "tokens_per_second": n_tokens / (time.perf_counter() - started),
+                  "useful_tokens": tokens / room, "set_aside": len(stream.set_aside), "unusable": int(P.all_max(len(stream.unusable), device)),
                   "skipped": skipped, "seconds": elapsed}
         if held_out and args.eval_every and (step % args.eval_every == 0 or step == args.steps):
             record["held_out_loss"] = held_out_loss()
@@ -190,12 +242,12 @@ def main():
             bar.set_postfix(step=step, loss=f"{loss:.3f}", tokens_s=f"{record['tokens_per_second']:.0f}", refresh=False)
             bar.update((min(elapsed, args.max_seconds) if args.max_seconds else step) - bar.n)
         if bad_in_a_row == 3:
-            P.save_state(out, step, policy, optimizers, {"elapsed": elapsed, "skipped": skipped})
+            P.save_state(out, step, policy, optimizers, state())
             raise SystemExit(f"error: loss or gradient was not finite in 3 steps in a row; sample ids in {out}/nonfinite.jsonl, "
                              f"state saved. Lower --lr or look at those samples, then --resume.")
         interrupted = P.all_max(len(stop), device) > 0  # ranks leave together
         if interrupted or step % args.save_every == 0:
-            P.save_state(out, step, policy, optimizers, {"elapsed": elapsed, "skipped": skipped})
+            P.save_state(out, step, policy, optimizers, state())
         if interrupted:
             bar.close()
             if main_rank:
@@ -207,7 +259,8 @@ def main():
     # ------------------------------------------------------------------------------------------------------------- save
     P.save_policy(policy, out)
     if main_rank:
-        print(f"wrote {out}: {step} steps in {elapsed:.0f} s, {skipped} skipped for non-finite values")
+        print(f"wrote {out}: {step} steps in {elapsed:.0f} s, {skipped} skipped for non-finite values; samples set aside for more "
+              f"than {limit} tokens: {len(stream.set_aside)}, unusable: {len(stream.unusable)}")
     P.finish()
 
 

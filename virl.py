@@ -193,7 +193,7 @@ def main():
     if main_rank and len(samples) < total:
         print(f"{total - len(samples)} of {total} prompts are set aside, their language cannot be rendered here: {absent}")
     total = len(samples)
-    samples = [s for s in samples if policy.count_tokens(s.prompt, "", s.width, s.height) + args.max_new_tokens <= policy.context]
+    samples = [s for s, n in zip(samples, policy.count_tokens(samples, answers=False)) if n + args.max_new_tokens <= policy.context]
     if main_rank:
         print(f"{total} prompts: {len(samples)} used, {total - len(samples)} set aside because prompt and answer exceed "
               f"the context of {policy.context} tokens")

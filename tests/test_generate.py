@@ -37,7 +37,7 @@ def test_greedy_equals_stock_generate(loaded, samples):
     bad = [[i] for i in torch.nonzero(loaded.banned).flatten().tolist()]
     loaded.model.model.visual.config._attn_implementation = "eager"
     stock = loaded.model.generate(input_ids=e.input_ids[None], attention_mask=torch.ones_like(e.input_ids)[None],
-                                  pixel_values=e.pixel_values, image_grid_thw=e.image_grid_thw, mm_token_type_ids=is_image,
+                                  pixel_values=loaded.normalised(e.pixel_values), image_grid_thw=e.image_grid_thw, mm_token_type_ids=is_image,
                                   max_new_tokens=20, do_sample=False, bad_words_ids=bad)[0, len(e.input_ids):].tolist()
     assert ours.token_ids == stock[:len(ours.token_ids)] and len(ours.token_ids) in (20, len(stock))
 

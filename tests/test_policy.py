@@ -25,6 +25,22 @@ def test_prompt_is_prefix_and_answer_ends_with_stop(loaded, samples):
         assert torch.equal(grown.input_ids, full.input_ids) and torch.equal(grown.position_ids, full.position_ids)
 
 
+def test_tokens_are_counted_exactly_and_pixels_are_the_processors(loaded, samples):
+    examples = encode(loaded, samples[:12])
+    assert loaded.count_tokens(samples[:12]) == [len(e.input_ids) for e in examples]
+    assert loaded.count_tokens(samples[:12], answers=False) == [e.prompt_length for e in examples]
+    image = data.open_image(samples[0]).resize((80, 50))
+    e = loaded.encode("x", image)
+    assert e.pixel_values.dtype == torch.uint8
+    assert torch.equal(loaded.normalised(e.pixel_values), loaded.image_processor(images=[image], return_tensors="pt")["pixel_values"])
+
+
+def test_a_template_that_trains_what_is_not_sampled_is_refused(loaded, samples):
+    loaded.tokenizer.chat_template = loaded.tokenizer.chat_template.replace("assistant\n{% endif", "assistant\n<think>{% endif")
+    with pytest.raises(ValueError, match="chat template"):
+        encode(loaded, samples[:1])
+
+
 def test_logprobs_equal_the_stock_model(loaded, samples):
     """Against transformers' own forward with its own position computation and attention: 1e-5."""
     stock = loaded.model
@@ -32,7 +48,7 @@ def test_logprobs_equal_the_stock_model(loaded, samples):
         ours, entropy = loaded([e])
         is_image = (e.input_ids == stock.config.image_token_id).int()[None]
         stock.model.visual.config._attn_implementation = "eager"
-        logits = stock(input_ids=e.input_ids[None], pixel_values=e.pixel_values, image_grid_thw=e.image_grid_thw,
+        logits = stock(input_ids=e.input_ids[None], pixel_values=loaded.normalised(e.pixel_values), image_grid_thw=e.image_grid_thw,
                        mm_token_type_ids=is_image, use_cache=False).logits[0].float()
         stock.model.visual.config._attn_implementation = "vision_flash_per_image"
         logp = logits.masked_fill(loaded.banned, float("-inf")).log_softmax(-1)[e.prompt_length - 1:-1]  # [N, V]
@@ -51,6 +67,24 @@ def test_padding_and_micro_batches_do_not_change_gradients(loaded, samples):
         g = gradient(loaded)
         references = g if references is None else references
         assert (g - references).norm() / references.norm() < 1e-5
+
+
+def assert_packing_is_exact(policy, examples):
+    """One packed row against one forward a sample: logprobs and gradients to 1e-5, and segments do not see each other."""
+    apart = torch.cat([policy([e])[0] for e in examples])
+    weight = torch.linspace(-1, 1, len(apart))
+    (apart * weight).sum().backward()
+    g = gradient(policy)
+    policy.zero_grad()
+    together, _ = policy(examples, packed=True)
+    (together * weight).sum().backward()
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
+    assert (g - gradient(policy)).norm() / g.norm() < 1e-5
+    policy.zero_grad()
+
+
+def test_packed_equals_apart(loaded, samples):
+    assert_packing_is_exact(loaded, encode(loaded, samples[:5]))
 
 
 def test_shared_image_equals_repeated_image(loaded, samples):
@@ -131,6 +165,7 @@ def test_qwen2_5_vl_is_supported(tmp_path, tiny, samples):
     policy = P.load_policy(tmp_path / "q25")
     examples = encode(policy, samples[:2])
     torch.testing.assert_close(policy(examples)[0], torch.cat([policy([e])[0] for e in examples]), atol=1e-5, rtol=1e-5)
+    assert_packing_is_exact(policy, encode(policy, samples[:4]))
 
 
 @pytest.mark.parametrize("content, words", [(None, "no model at"), ('{"model_type": "bert"}', "supported are"), ("{}", "no model at"),

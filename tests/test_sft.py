@@ -106,15 +106,6 @@ def test_nan_never_reaches_the_weights(one_process, tiny, tmp_path):
         assert torch.equal(state[f"model.{name}"].nan_to_num(7), w.nan_to_num(7))
 
 
-def test_batch_plan_is_a_permutation_that_depends_on_seed_and_epoch_alone():
-    lengths = [(7 * i) % 50 for i in range(103)]
-    plan = sft.batch_plan(lengths, 8, 0, 0)
-    assert sorted(i for b in plan for i in b) == list(range(103)) and max(map(len, plan)) == 8
-    assert plan == sft.batch_plan(lengths, 8, 0, 0) != sft.batch_plan(lengths, 8, 0, 1)
-    inside = sum(max(lengths[i] for i in b) - min(lengths[i] for i in b) for b in plan) / len(plan)
-    assert inside < 25  # similar lengths together: unsorted batches of 8 spread over about 40 of 50
-
-
 @pytest.mark.parametrize("field, value, words", [
     ("image", b"no picture", "unreadable image"), ("answer", "no fence", "answer without one"), ("language", "cobol", "unknown language")])
 def test_unusable_samples_stop_the_run_with_their_reason(one_process, tiny, tmp_path, monkeypatch, field, value, words):

@@ -12,7 +12,7 @@ code was made defective).
     python data.py filter out/mine --out out/clean        # what parses, runs, draws the same twice
     python data.py export out/mine/sft --out trl.parquet  # our samples -> TRL's or EasyR1's schema
     python data.py stats out/data                         # what is in it
-    python data.py view out/data --out samples.html       # look at it, offline
+    python data.py view out/data --model out/tiny         # look at it, offline: which tokens are supervised
 
 `synth` and `import` both write the layout that every stage reads: `DIR/sft` (pairs), `DIR/rl` (targets for ViRL:
 images, most of them without any code) and `DIR/test` (held out; no image of it occurs in the other two).
@@ -579,18 +579,42 @@ def stats(path):
             print("  {:6} {:7} {:9} {:9}".format(*kind) + f" {len(sizes):6}  characters median {sizes[len(sizes) // 2]}, max {sizes[-1]}")
 
 
-def view(path, out, limit=60):
-    """An offline HTML page of samples: target, instruction, answer. Code is shown as escaped text only."""
+def token_marks(policy, sample):
+    """The tokens of a sample as training sees them, as HTML: those that are supervised on colour, image tokens as a count."""
+    try:
+        example = policy.encode(sample.prompt, open_image(sample), sample.answer or None)
+    except ValueError as error:
+        return f"cannot be encoded: {html.escape(str(error))}"
+    marks, n_image = [], int((example.input_ids == policy.model.config.image_token_id).sum())
+    for t, token in enumerate(example.input_ids.tolist()):
+        if token != policy.model.config.image_token_id:
+            kind = "prompt" if t < example.prompt_length else f"answer{t % 2}"
+            marks.append(f"<span class={kind}>{html.escape(policy.tokenizer.decode([token]))}</span>")
+        elif not marks or not marks[-1].startswith("<i>"):
+            marks.append(f"<i>[{n_image} image tokens]</i>")
+    supervised = len(example.input_ids) - example.prompt_length
+    return f"<p>{len(example.input_ids)} tokens, {supervised} supervised</p><pre>{''.join(marks)}</pre>"
+
+
+def view(path, out, limit=60, model=""):
+    """An offline HTML page of samples: target, instruction, answer; with a model directory the tokens of both, and which of
+    them are supervised. Code is shown as escaped text only."""
+    import policy as P
+    policy = P.load_policy(model, weights=False) if model else None
     cards = []
     for split in split_dirs(path):
-        for s in read_samples(split)[:limit]:
-            cards.append(f"<tr><td>{html.escape(split.name)}<br>{html.escape(s.id)}<br>{s.language} {s.task}</td>"
-                         f"<td><img src='data:image/png;base64,{base64.b64encode(s.image).decode()}'></td>"
-                         f"<td><pre>{html.escape(s.prompt)}</pre></td><td><pre>{html.escape(s.answer) or '(no code)'}</pre></td></tr>")
+        corpus = Corpus(split)
+        for s in (corpus[i] for i in range(min(limit, len(corpus)))):
+            defect = f"<br>{html.escape(s.operator)}<br>{html.escape(s.change)}" if s.operator else ""
+            text = (f"<td colspan=2>{token_marks(policy, s)}</td>" if policy else
+                    f"<td><pre>{html.escape(s.prompt)}</pre></td><td><pre>{html.escape(s.answer) or '(no code)'}</pre></td>")
+            cards.append(f"<tr><td>{html.escape(split.name)}<br>{html.escape(s.id)}<br>{s.language} {s.task}{defect}</td>"
+                         f"<td><img src='data:image/png;base64,{base64.b64encode(s.image).decode()}'></td>{text}</tr>")
+    head = "<th colspan=2>tokens: <span class=prompt>prompt</span>, <span class=answer0>super</span><span class=answer1>vised</span>" if policy else "<th>instruction<th>answer (supervised)"
     Path(out).write_text("<!doctype html><meta charset=utf-8><title>samples</title><style>body{font:14px sans-serif}"
-                         "img{max-width:240px;border:1px solid #ccc}pre{white-space:pre-wrap;max-width:36em}"
-                         "td{vertical-align:top;border-top:1px solid #ddd;padding:6px}</style><table>"
-                         "<tr><th>sample<th>target<th>instruction<th>answer (supervised)</tr>" + "".join(cards) + "</table>")
+                         "img{max-width:240px;border:1px solid #ccc}pre{white-space:pre-wrap;max-width:60em}td:first-child{max-width:16em;overflow-wrap:anywhere}"
+                         ".prompt{color:#777}.answer0{background:#cfe8cf}.answer1{background:#b3dcee}"
+                         f"td{{vertical-align:top;border-top:1px solid #ddd;padding:6px}}</style><table><tr><th>sample<th>target{head}</tr>" + "".join(cards) + "</table>")
     print(f"wrote {out}: {len(cards)} samples")
 
 
@@ -631,6 +655,7 @@ def main():
     p.add_argument("path", help="data directory or parquet file")
     p.add_argument("--out", default="samples.html", help="HTML file to write")
     p.add_argument("--limit", type=int, default=60, help="samples shown per split")
+    p.add_argument("--model", default="", help="model directory: show the tokens, and which of them are supervised")
     args = parser.parse_args()
     import corpus  # it builds on this file
     try:
@@ -646,7 +671,7 @@ def main():
         elif args.command == "stats":
             stats(args.path)
         else:
-            view(args.path, args.out, args.limit)
+            view(args.path, args.out, args.limit, args.model)
     except OSError as e:  # no permission, disk full
         sys.exit(f"error: {e.strerror}: {e.filename or args.out}. Nothing half-written was left under the final names.")
 

@@ -122,6 +122,19 @@ def test_view_shows_code_as_text_only(tmp_path):
     assert "<script>" not in page and "&lt;script&gt;" in page
 
 
+def test_view_marks_the_supervised_tokens(tiny, tmp_path):
+    """Only the answer and its end token are on colour; taken together they are the answer."""
+    import html
+    import re
+
+    import policy
+    loaded, sample = policy.load_policy(tiny, weights=False), drawn_samples(1)[0]
+    page = data.token_marks(loaded, sample)
+    marked = "".join(html.unescape(x) for x in re.findall(r"<span class=answer.>(.*?)</span>", page, re.S))
+    assert marked == sample.answer + "<|im_end|>" and "[16 image tokens]" in page
+    assert f"{len(re.findall('<span class=answer', page))} supervised" in page
+
+
 def test_epoch_order_is_a_permutation_that_changes_with_epoch_and_seed():
     a = data.epoch_order(100, 0, 0)
     assert sorted(a) == list(range(100)) and a == data.epoch_order(100, 0, 0)

@@ -1,8 +1,10 @@
-"""Raw image-code pairs -> training data: import from foreign schemas, filter, export.
+"""Raw image-code pairs -> training data: import from foreign schemas, filter, select prompts for ViRL, export.
 
     python data.py import FILE.parquet FOLDER hf://datasets/NAME --out out/mine
     python data.py filter out/mine --out out/clean
+    python data.py select-rl out/clean/rl --scores out/eval/sft/scores.jsonl --out out/selected
     python data.py export out/mine/sft --format trl --out sft-trl.parquet
+    torchrun --nproc_per_node=8 data.py filter out/mine --out out/clean     # on several machines: they share the files
 
 Rows stream: one file is read by one process, a few rows at a time, so memory does not grow with the file. What cannot
 be used is written to a rejects file with its reason; rows read = rows written + rows rejected, always. A file that has
@@ -16,12 +18,18 @@ Read are
                                                 beside it; without one the program is rendered
 """
 import hashlib
+import itertools
 import json
+import math
 import os
 import re
-from collections import Counter
+import shutil
+import subprocess
+import tempfile
+from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -198,15 +206,30 @@ def finish(out, number, record, rejects):
 
 
 def in_processes(work, jobs, workers, out, title):
-    """Call work(*job) for each job, `workers` at a time -> their records. The rejects of all parts are put together."""
+    """Call work(*job) for each job, `workers` at a time -> the records of all. The rejects of all parts are put together.
+
+    Under torchrun each process does its share of the jobs, on any number of machines that share the disk; all of them go on
+    when the last is done, and rank 0 reports (`data.main`).
+    """
     from tqdm import tqdm
     os.environ.update(LEAN)
-    with ProcessPoolExecutor(max(1, min(workers or os.cpu_count() or 1, len(jobs))), get_context("spawn"), end_with_parent) as pool:
-        futures = [pool.submit(work, *job) for job in jobs]
-        records = [future.result() for future in tqdm(futures, desc=title, unit="file", mininterval=1)]
-    with open(out / "rejects.jsonl", "w") as f:
-        for n in range(len(jobs)):
-            f.write((out / ".done" / f"{n:05d}.rejects.jsonl").read_text())
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    mine = jobs[rank::world]
+    with ProcessPoolExecutor(max(1, min(workers or os.cpu_count() or 1, len(mine))), get_context("spawn"), end_with_parent) as pool:
+        futures = [pool.submit(work, *job) for job in mine]
+        records = [future.result() for future in tqdm(futures, desc=title, unit="file", mininterval=1, disable=rank > 0)]
+    if world > 1:
+        import torch.distributed as dist
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", timeout=timedelta(days=30))
+        dist.barrier()
+        records = [json.loads((out / ".done" / f"{n:05d}.json").read_text()) for n in range(len(jobs))]
+    if rank == 0:
+        with open(out / "rejects.jsonl", "w") as f:
+            for n in range(len(jobs)):
+                f.write((out / ".done" / f"{n:05d}.rejects.jsonl").read_text())
+    if world > 1:
+        dist.barrier()  # who reads the rejects finds them
     return records
 
 
@@ -325,6 +348,32 @@ def parse_error(language, code):
     return ""
 
 
+def ruff_findings(samples):
+    """What ruff finds wrong in Python programs without running them: syntax errors, undefined names, bad comparisons and
+    formats -> list of reasons, "" where it finds nothing or is not installed. One call: it takes 2,000 files in .16 s."""
+    codes = [data.extract_code(s.answer, s.language)[0] if s.language == "python" else None for s in samples]
+    ruff = shutil.which("ruff")
+    if not ruff or not any(codes):
+        return [""] * len(samples)
+    with tempfile.TemporaryDirectory() as folder:
+        for n, code in enumerate(codes):
+            if code:
+                Path(folder, f"{n}.py").write_text(code, errors="replace")
+        done = subprocess.run([ruff, "check", "--isolated", "--no-cache", "--select", "E9,F63,F7,F82", "--output-format", "json", folder],
+                              capture_output=True, text=True)
+    if done.returncode not in (0, 1):  # 1: it found something
+        raise SystemExit(f"error: ruff failed: {(done.stderr.strip() or 'no message').splitlines()[0]}. Update or uninstall it.")
+    found = {int(Path(f["filename"]).stem): f"ruff: {f['code'] or 'syntax error'}" for f in reversed(json.loads(done.stdout))}
+    return [found.get(n, "") for n in range(len(samples))]
+
+
+def in_chunks(rows, size):
+    """Rows -> lists of `size` of them."""
+    rows = iter(rows)
+    while chunk := list(itertools.islice(rows, size)):
+        yield chunk
+
+
 def static_reason(sample, longest):
     """Why a sample falls before its program is run, "" if it does not: cheapest first."""
     from reward import embeds_raster
@@ -363,14 +412,14 @@ def filter_file(path, number, out, split, longest, timeout, unsafe):
         return record
     writer, rejects, read, redrawn = Writer(out / split / f"part-{number:05d}.parquet"), [], 0, 0
     with Renderer(1, timeout, unsafe=unsafe) as renderer:
-        for i, row in enumerate(raw_rows(path)):
+        samples = (pair for chunk in in_chunks(map(sample_of, raw_rows(path)), 64) for pair in zip(chunk, ruff_findings(chunk)))
+        for i, (sample, finding) in enumerate(samples):
             read += 1
-            sample = sample_of(row)
             if not sample.answer.strip():  # a target for ViRL: there is only the image to be judged
                 if not (reason := data.check_sample(sample, answer=False) or image_reason(np.asarray(data.open_image(sample)))):
                     writer.add(sample)
                     continue
-            elif not (reason := static_reason(sample, longest)):
+            elif not (reason := static_reason(sample, longest) or finding):
                 code, size = data.extract_code(sample.answer, sample.language)[0], (sample.width, sample.height)
                 first, second = (renderer.submit(sample.language, code, size).result() for _ in range(2))
                 if first.status != "ok":
@@ -407,6 +456,91 @@ def filter_samples(path, out, longest, timeout=10.0, workers=None, unsafe=False)
           f"one; rejected {sum(reasons.values())} (in {out / 'rejects.jsonl'})")
     for reason, n in reasons.most_common():
         print(f"  rejected {n}: {reason}, such as {examples[reason]}")
+
+
+# ------------------------------------------------------------------------------------------------- prompts for ViRL
+
+LEVELS = (("hard", 0.0, 0.4), ("medium", 0.4, 0.7), ("easy", 0.7, 1.01))  # difficulty, by the mean reward of a model's samples
+
+
+def sampled_rewards(files):
+    """eval.py's scores.jsonl or virl.py's rollouts -> {id: rewards of its answers sampled at temperature 1}."""
+    rewards = defaultdict(list)
+    for file in files:
+        try:
+            rows = [json.loads(line) for line in open(file) if line.strip()]
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"error: {file} cannot be read as scores ({error}).") from None
+        for row in rows:
+            if "id" not in row or "reward" not in row:
+                raise SystemExit(f"error: {file} has lines without id or reward; give eval.py's scores.jsonl or virl.py's rollouts.")
+            if row.get("mode", "t1") == "t1" and row["reward"] is not None and math.isfinite(row["reward"]):
+                rewards[row["id"]].append((row["reward"], row["execution"]))
+    return rewards
+
+
+def useless_reason(rewards, low, high, spread):
+    """Why a prompt teaches a group nothing (ECOSYSTEM: equal rewards have no advantage), "" if it does. rewards: (reward, execution)."""
+    values, runs = [r for r, _ in rewards], [e for _, e in rewards]
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return "fewer than two scored answers"
+    if not any(runs):
+        return "no answer runs"
+    if mean < low:
+        return f"too hard: mean reward below {low}"
+    if mean > high:
+        return f"no head-room: mean reward above {high}"
+    deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
+    return f"no spread: standard deviation below {spread}" if deviation < spread else ""
+
+
+def select_rl(path, score_files, out, count=0, low=0.2, high=0.95, spread=0.03, seed=0):
+    """Keep the prompts that a model's own sampled scores show to be worth training on, evenly over languages and difficulty.
+
+    path: samples; score_files: what `sampled_rewards` reads; count: prompts wanted (0: all that are useful). The bins,
+    language by difficulty, are filled evenly: those that hold too little give their share to the others.
+    """
+    out, rewards = Path(out), sampled_rewards(score_files)
+    corpus, bins, rejects, scored = data.Corpus(path), defaultdict(list), [], 0
+    for i in range(len(corpus)):
+        sample = corpus[i]
+        if sample.id not in rewards:
+            rejects.append({"id": sample.id, "language": sample.language, "level": "", "reason": "not scored"})
+            continue
+        scored += 1
+        mean = sum(r for r, _ in rewards[sample.id]) / len(rewards[sample.id])
+        level = next((name for name, a, b in LEVELS if a <= mean < b), LEVELS[0][0])  # a length penalty can make it negative
+        if reason := useless_reason(rewards[sample.id], low, high, spread):
+            rejects.append({"id": sample.id, "language": sample.language, "level": level, "reason": reason})
+        else:
+            bins[sample.language, level].append(i)
+    if not scored:
+        raise SystemExit(f"error: none of the {len(corpus)} samples of {path} is scored in {', '.join(map(str, score_files))}: "
+                         f"`python eval.py --model DIR --data {path} --samples 8 --out OUT` writes OUT/scores.jsonl.")
+    left, kept = count or len(corpus), []
+    for done, (key, members) in enumerate(sorted(bins.items(), key=lambda item: (len(item[1]), item[0]))):
+        share = -(-left // (len(bins) - done))  # the smallest bins first
+        chosen = [members[j] for j in data.epoch_order(len(members), seed, key)[:share]]
+        rejects += [{"id": corpus[i].id, "language": key[0], "level": key[1], "reason": "its bin is full"} for i in sorted({*members} - {*chosen})]
+        left, kept = left - len(chosen), kept + chosen
+    writer = Writer(out / "rl" / "part-00000.parquet")
+    for i in sorted(kept):
+        writer.add(corpus[i])
+    writer.close()
+    (out / "rejects.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rejects))
+    print(f"read {len(corpus)} prompts, {scored} of them scored, kept {len(kept)} (the others and why: {out / 'rejects.jsonl'})")
+    table = {(r["language"], r["level"]): Counter() for r in rejects if r["level"]} | {key: Counter() for key in bins}
+    for r in rejects:
+        if r["level"]:
+            table[r["language"], r["level"]][r["reason"]] += 1
+    kept = {*kept}
+    for language, level in sorted(table):
+        reasons = table[language, level]
+        n = sum(i in kept for i in bins[language, level])
+        print(f"  {language:7} {level:7} {n + sum(reasons.values()):6} scored, {n:6} kept" + "".join(f"; {m} {why}" for why, m in reasons.most_common()))
+    if not kept:
+        raise SystemExit("error: no prompt is useful by these limits; widen --low, --high or --spread.")
 
 
 # ---------------------------------------------------------------------------------------------------------------- export

@@ -10,6 +10,7 @@ code was made defective).
     python data.py synth --out out/data                   # the embedded default: procedural SVG, HTML, Python charts
     python data.py import FILE.parquet --out out/mine     # foreign data -> our splits, rejects counted (corpus.py)
     python data.py filter out/mine --out out/clean        # what parses, runs, draws the same twice
+    python data.py select-rl out/clean/rl --scores out/eval/sft/scores.jsonl --out out/selected    # prompts worth ViRL
     python data.py export out/mine/sft --out trl.parquet  # our samples -> TRL's or EasyR1's schema
     python data.py stats out/data                         # what is in it
     python data.py view out/data --model out/tiny         # look at it, offline: which tokens are supervised
@@ -645,6 +646,15 @@ def main():
     p.add_argument("--render-timeout", type=float, default=10.0, help="seconds per program")
     p.add_argument("--workers", type=int, default=None, help="files read at a time (default: one per core)")
     p.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
+    p = commands.add_parser("select-rl", help="keep the prompts for ViRL on which a model's own samples have spread and head-room", allow_abbrev=False)
+    p.add_argument("path", help="directory of samples or parquet file")
+    p.add_argument("--scores", nargs="+", required=True, help="eval.py's scores.jsonl or virl.py's rollouts, of that model")
+    p.add_argument("--out", required=True, help="directory to write (rl, rejects.jsonl)")
+    p.add_argument("--count", type=int, default=0, help="prompts wanted, evenly over languages and difficulty (0: all useful ones)")
+    p.add_argument("--low", type=float, default=0.2, help="least mean reward of a prompt's answers")
+    p.add_argument("--high", type=float, default=0.95, help="largest mean reward")
+    p.add_argument("--spread", type=float, default=0.03, help="least standard deviation of the rewards")
+    p.add_argument("--seed", type=int, default=0, help="seed of the choice inside a full bin")
     p = commands.add_parser("export", help="write samples in TRL's or EasyR1's schema", allow_abbrev=False)
     p.add_argument("path", help="directory of samples or parquet file")
     p.add_argument("--format", choices=("trl", "easyr1"), default="trl", help="schema")
@@ -657,6 +667,8 @@ def main():
     p.add_argument("--limit", type=int, default=60, help="samples shown per split")
     p.add_argument("--model", default="", help="model directory: show the tokens, and which of them are supervised")
     args = parser.parse_args()
+    if int(os.environ.get("RANK", 0)):
+        sys.stdout = open(os.devnull, "w")  # under torchrun rank 0 reports
     import corpus  # it builds on this file
     try:
         if args.command == "synth":
@@ -666,6 +678,8 @@ def main():
             corpus.import_files(args.inputs, args.out, args.limit, args.workers, args.unsafe_render)
         elif args.command == "filter":
             corpus.filter_samples(args.path, args.out, args.max_characters, args.render_timeout, args.workers, args.unsafe_render)
+        elif args.command == "select-rl":
+            corpus.select_rl(args.path, args.scores, args.out, args.count, args.low, args.high, args.spread, args.seed)
         elif args.command == "export":
             corpus.export(args.path, args.format, args.out)
         elif args.command == "stats":

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from conftest import drawn_samples
+from conftest import ROOT, drawn_samples
 from test_data import REAL, command, released, write_released
 
 import corpus
@@ -225,3 +225,70 @@ def test_inputs_that_are_not_there_are_one_line(tmp_path, name, words):
     (tmp_path / "empty").mkdir()
     result = command("import", name if ":" in name else tmp_path / name, "--out", tmp_path / "out")
     assert result.returncode == 1 and words in result.stderr and len(result.stderr.strip().splitlines()) == 1, result.stderr
+
+
+def test_ruff_sees_what_parsing_does_not(monkeypatch, tmp_path):
+    """A stand-in for ruff, which need not be installed: its findings reach the sample they belong to, the others pass."""
+    tool = tmp_path / "ruff"
+    tool.write_text("""#!/usr/bin/env python3
+import json, pathlib, sys
+assert "--isolated" in sys.argv
+found = [{"filename": str(f), "code": "F821"} for f in pathlib.Path(sys.argv[-1]).iterdir() if "undefined" in f.read_text()]
+print(json.dumps(found)); sys.exit(bool(found))
+""")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    of = lambda language, code: data.Sample("x", data.fenced(language, code), b"", language=language)
+    samples = [of("python", "x = 1"), of("svg", "<undefined/>"), of("python", "undefined"), of("python", "y = 1")]
+    assert corpus.ruff_findings(samples) == ["", "", "ruff: F821", ""]
+    tool.write_text("#!/bin/sh\necho broken >&2; exit 2\n")
+    with pytest.raises(SystemExit, match="ruff failed: broken"):
+        corpus.ruff_findings(samples)
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert corpus.ruff_findings(samples) == [""] * 4
+
+
+# ------------------------------------------------------------------------------------------------------------ select-rl
+
+@pytest.mark.parametrize("rewards, reason", [
+    ([0.2, 0.8], ""), ([0.5], "fewer than two"), ([0.1, 0.1], "too hard"), ([0.99, 0.97], "no head-room"), ([0.5, 0.51], "no spread"), ([-1, -2], "no answer runs")])
+def test_prompts_that_teach_a_group_nothing(rewards, reason):
+    found = corpus.useless_reason([(r, float(r > 0)) for r in rewards], 0.2, 0.95, 0.03)
+    assert found.startswith(reason) and bool(found) == bool(reason)
+
+
+def test_selection_is_even_over_languages_and_difficulty(tmp_path, capsys):
+    """60 medium SVG prompts, 10 easy HTML ones, useless ones: 30 wanted are 10 + 20; every prompt is kept or told why not."""
+    samples, lines = drawn_samples(80), []
+    for i, s in enumerate(samples):
+        s.language, s.answer = ("svg" if i < 60 else "html"), ""
+        mean = 0.5 if i < 60 else 0.8 if i < 70 else 0.05
+        if i < 78:  # the last two are not scored
+            lines += [{"id": s.id, "mode": "t1", "k": k, "reward": mean + 0.1 * (-1) ** k, "execution": 1.0} for k in range(4)] + [{"id": s.id, "mode": "greedy", "reward": 1.0, "execution": 1.0}]
+    lines.append({"id": samples[0].id, "mode": "t1", "reward": None, "execution": 0.0})  # the renderer's failure
+    (tmp_path / "scores.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    data.write_samples(samples, tmp_path / "in" / "x.parquet")
+    corpus.select_rl(tmp_path / "in", [tmp_path / "scores.jsonl"], tmp_path / "out", count=30)
+    chosen = [s.id for s in data.read_samples(tmp_path / "out" / "rl")]
+    assert len(chosen) == 30 and {f"t{i}" for i in range(60, 70)} < set(chosen)
+    printed, left = capsys.readouterr().out, rejects(tmp_path / "out")
+    assert {*chosen} | {r["id"] for r in left} == {s.id for s in samples} and len(left) == 50
+    assert "read 80 prompts, 78 of them scored, kept 30" in printed and "svg     medium      60 scored,     20 kept; 40 its bin is full" in printed
+    assert "html    hard         8 scored,      0 kept; 8 too hard" in printed
+    with pytest.raises(SystemExit, match="none of the 80 samples .* eval.py"):
+        (tmp_path / "none.jsonl").write_text("")
+        corpus.select_rl(tmp_path / "in", [tmp_path / "none.jsonl"], tmp_path / "out2")
+
+
+def test_two_processes_do_the_work_of_one(tmp_path):
+    """torchrun: each rank takes its share of the files, rank 0 reports once, the result is that of one process."""
+    import subprocess
+    import sys
+    for k in range(3):
+        write_released(tmp_path / f"{k}.parquet", [released(seed=100 * k + i) for i in range(30)] + [released(image=b"")])
+    files = [str(tmp_path / f"{k}.parquet") for k in range(3)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+    done = subprocess.run([*launcher, "data.py", "import", *files, "--out", str(tmp_path / "two"), "--workers", "1"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("read 93 rows of 3 input(s)") == 1 and "rejected 3: no image" in done.stdout, done.stderr
+    corpus.import_files(files, tmp_path / "one", workers=1)
+    assert kept(tmp_path / "one") == kept(tmp_path / "two") and rejects(tmp_path / "one") == rejects(tmp_path / "two")

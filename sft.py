@@ -154,7 +154,7 @@ def main():
     limit = min(args.max_length, policy.context, args.pack or policy.context)
     together = (lambda lengths: data.pack(lengths, args.pack)) if args.pack else lambda lengths: data.bucket(lengths, args.batch)
     corpus = data.Corpus(args.data)
-    pool = data.POOL if args.pack else math.ceil(data.POOL / args.batch) * args.batch
+    pool = 4 * data.POOL if args.pack else math.ceil(data.POOL / args.batch) * args.batch
     stream = data.Stream(corpus, together, policy.count_tokens, limit, args.seed, pool)
     dataset = Encoded(corpus, policy, 4096 if corpus[0].width * corpus[0].height <= 128 * 128 else 0)
 

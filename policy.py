@@ -3,7 +3,7 @@
 Build a tiny one, load any, shard it (FSDP2), score tokens, save, resume. Both stages and the sampler use this file, so
 the weights that train are the weights that sample.
 
-Left out here: other model families, LoRA, activation checkpointing.
+Left out here: other model families, LoRA.
 
 Shapes: B rows, T tokens, N scored tokens, V vocabulary, D hidden size.
 """
@@ -406,7 +406,7 @@ def build_optimizers(policy, lr, matrix_lr, weight_decay=0.01):
 
     Returns a list of optimizers. Norms, biases and embeddings get no weight decay.
     """
-    parameters = dict(policy.named_parameters())
+    parameters = {n: p for n, p in policy.named_parameters() if p.requires_grad}
     inner = {n for n, p in parameters.items() if p.ndim == 2 and not any(k in n for k in ("embed", "lm_head", "norm"))}
     rest = [{"params": [p for n, p in parameters.items() if n not in inner], "weight_decay": 0.0, "lr": lr}]
     if not matrix_lr:

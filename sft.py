@@ -11,7 +11,7 @@ With --pack samples lie one behind the other in rows of so many tokens, each att
 it samples of similar length share a padded batch. Either way the stream of samples is `data.Stream`: a run that is cut goes on
 with just the samples that it had not seen, on any number of processes.
 
-Left out here: LoRA, activation checkpointing.
+Left out here: LoRA.
 
 Reads DIR/*.parquet; writes OUT (a Hugging Face directory), OUT/config.json is the model's; OUT/run.json the arguments;
 OUT/metrics.jsonl one object per step; OUT/state the resumable state.
@@ -51,6 +51,8 @@ parser.add_argument("--warmup", type=int, default=20, help="steps of linear warm
 parser.add_argument("--decay", type=float, default=0.4, help="last fraction of the run with linear decay to zero")
 parser.add_argument("--clip", type=float, default=5.0, help="gradient norm limit")
 parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="type of the matrix products; weights stay float32")
+parser.add_argument("--recompute", action="store_true", help="activation checkpointing: keep one activation a layer, compute the others again")
+parser.add_argument("--freeze-vision", action="store_true", help="train the language model alone")
 parser.add_argument("--eval-every", type=int, default=200, help="steps between held-out losses (0: never)")
 parser.add_argument("--save-every", type=int, default=200, help="steps between resumable states")
 parser.add_argument("--seed", type=int, default=0, help="seed of the data order")
@@ -145,6 +147,10 @@ def main():
     # ------------------------------------------------------------------------------------------------------------ model
     policy = P.load_policy(args.model, device)
     policy.dtype = getattr(torch, args.dtype)
+    if args.freeze_vision:
+        policy.model.model.visual.requires_grad_(False)
+    if args.recompute:
+        policy.model.activation_checkpointing_enable({"use_reentrant": False})
     P.shard(policy)
     policy.train()
     optimizers = P.build_optimizers(policy, args.lr, args.matrix_lr, args.weight_decay)

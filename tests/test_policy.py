@@ -87,6 +87,31 @@ def test_packed_equals_apart(loaded, samples):
     assert_packing_is_exact(loaded, encode(loaded, samples[:5]))
 
 
+def test_recomputed_activations_give_the_same_gradients(loaded, samples):
+    """Activation checkpointing: each decoder layer runs again in backward, the vision tower's blocks too; gradients stay."""
+    examples, runs = encode(loaded, samples[:3]), []
+    loaded.model.model.language_model.layers[0].self_attn.q_proj.register_forward_hook(lambda *_: runs.append(1))
+    loaded.train()
+    loaded(examples, packed=True)[0].sum().backward()
+    g, once = gradient(loaded), len(runs)
+    loaded.zero_grad()
+    loaded.model.activation_checkpointing_enable({"use_reentrant": False})
+    loaded(examples, packed=True)[0].sum().backward()
+    assert once == 1 and len(runs) == 1 + 2
+    assert (g - gradient(loaded)).norm() / g.norm() < 1e-6
+
+
+def test_a_frozen_tower_is_not_trained(loaded, samples):
+    loaded.model.model.visual.requires_grad_(False)
+    optimizers = P.build_optimizers(loaded, 1e-2, 1e-2)
+    before = {n: p.detach().clone() for n, p in loaded.named_parameters()}
+    loaded(encode(loaded, samples[:2]))[0].sum().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    moved = {n for n, p in loaded.named_parameters() if not torch.equal(p, before[n])}
+    assert moved and not any("visual" in n for n in moved) and any("layers.1.mlp" in n for n in moved)
+
+
 def test_shared_image_equals_repeated_image(loaded, samples):
     """Rows of one GRPO group share one pass of the vision tower: same logprobs, same gradients."""
     prompts = [loaded.encode(s.prompt, data.open_image(s)) for s in samples[:2]]

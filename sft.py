@@ -29,6 +29,7 @@ import torch
 
 import data
 import policy as P
+import synth
 
 # ------------------------------------------------------------------------------------------------------------ arguments
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
@@ -63,7 +64,7 @@ parser.add_argument("--unsafe-render", action="store_true", help="making the emb
 def embedded_default(args):
     """Make the embedded samples and the tiny model where the default paths point to nothing (rank 0 only)."""
     if args.data == "out/data/sft" and not Path("out/data/rl/part-0.parquet").exists():  # the last file of `synth`
-        data.synth("out/data", unsafe=args.unsafe_render)
+        synth.synth("out/data", unsafe=args.unsafe_render)
     if (args.model == "out/tiny" or args.build_tiny) and not Path(args.model).is_dir():
         P.build_tiny(args.model, [s.prompt + "\n" + s.answer for s in data.read_samples(args.data)], seed=args.seed)
 

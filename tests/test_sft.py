@@ -10,7 +10,6 @@ import pytest
 import torch
 from conftest import ROOT, refusal
 
-import sft
 
 
 def run(*command, processes=0, env=None, check=True):

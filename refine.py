@@ -45,6 +45,12 @@ def one_line(text, length):
     return text if len(text) <= length else text[:length - 3] + "..."
 
 
+def shown(code, start, end, new):
+    """What an edit does as "old -> new"; a short one with what stands before it on its line."""
+    before = code[:start].rpartition("\n")[2][-max(0, 16 - (end - start)):] if end - start < 16 else ""
+    return f"{one_line(before + code[start:end], 50) or 'nothing'} -> {one_line(before + new, 50) or 'nothing'}"
+
+
 def operator(parse, possible):
     """The operator that does by chance one of the edits which possible(rng, parsed program) lists, each a list of (start, end, new text).
 
@@ -66,8 +72,7 @@ def operator(parse, possible):
                     continue
             except UNPARSED:
                 continue
-            side = max(20, 110 // (2 * len(edit)) - 4)
-            return new, one_line("; ".join(f"{one_line(code[a:b], side) or 'nothing'} -> {one_line(text, side) or 'nothing'}" for a, b, text in edit), 120)
+            return new, one_line("; ".join(shown(code, *one) for one in edit), 120)
     return apply
 
 
@@ -132,6 +137,7 @@ PLOTS = set("plot scatter bar barh hist fill_between errorbar step stem pie boxp
 MAPPED = set("imshow contourf contour pcolormesh pcolor hexbin hist2d tripcolor tricontourf plot_surface plot_trisurf matshow".split())
 TEXTS = set("set_title set_xlabel set_ylabel set_zlabel title suptitle xlabel ylabel text annotate legend figtext set_label add_annotation update_layout".split())
 MAPS = ("viridis", "plasma", "gray", "coolwarm", "Blues", "hot", "spring")
+LINE_STYLE = {"linestyle", "ls", "linestyles"}
 LINES = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dashdot"}
 
 
@@ -209,7 +215,7 @@ def chart_colour(rng, p):
     for n, m in formats(p):
         if m["colour"]:
             yield inner(p, n, other(rng, m["colour"], "bgrcmk") + n.value[1:])
-    for call in calls(p, {"plot", "scatter", "bar", "barh", "hist", "fill_between", "step", "boxplot"} - {"boxplot"}):
+    for call in calls(p, {"plot", "scatter", "bar", "barh", "hist", "fill_between", "step"}):
         if not given(call, "color", "c", "facecolor", "colors", "cmap") and not any(n.parent is call and m["colour"] for n, m in formats(p)):
             yield added(p, call, f"color='{rng.choice(COLOURS)}'")
 
@@ -231,14 +237,14 @@ def chart_marker(rng, p):
     yield from (inner(p, n, n.value[:m.start("marker")] + other(rng, m["marker"], "osx^D") + n.value[m.end("marker"):]) for n, m in formats(p))
     yield from (added(p, call, f"marker='{rng.choice('osx^D')}'") for call in calls(p, {"plot", "scatter"}) if not given(call, "marker") and not any(n.parent is call for n, _ in formats(p)))
 
-def chart_line_style(rng, p):
-    yield from (inner(p, k.value, other(rng, k.value.value, LINES.values() if k.value.value in LINES.values() else LINES)) for k in keywords(p, {"linestyle", "ls", "linestyles"}) if k.value in constants(p, (str,)))
+def chart_line(rng, p):
+    """Style or width."""
+    yield from (inner(p, k.value, other(rng, k.value.value, LINES.values() if k.value.value in LINES.values() else LINES)) for k in keywords(p, LINE_STYLE) if k.value in constants(p, (str,)))
     yield from (inner(p, n, n.value[:m.start("line")] + other(rng, m["line"], LINES) + n.value[m.end("line"):]) for n, m in formats(p) if m["line"])
-    yield from (added(p, call, "linestyle='--'") for call in calls(p, {"plot", "step", "axhline", "axvline", "semilogy"}) if not given(call, "linestyle", "ls") and not any(n.parent is call for n, _ in formats(p)))
-
-def chart_line_width(rng, p):
     yield from rescaled(rng, p, numbers(p, {"linewidth", "lw", "linewidths", "markersize", "ms", "s"}))
-    yield from (added(p, call, "linewidth=4") for call in calls(p, {"plot", "step", "contour", "axhline", "axvline"}) if not given(call, "linewidth", "lw", "linewidths"))
+    for call in calls(p, {"plot", "step", "axhline", "axvline", "semilogy"}):
+        if not given(call, *LINE_STYLE, "linewidth", "lw") and not any(n.parent is call for n, _ in formats(p)):
+            yield added(p, call, rng.choice(("linestyle='--'", "linewidth=4")))
 
 def chart_opacity(rng, p):
     yield from rescaled(rng, p, [n for n in numbers(p, {"alpha"}) if n.value])
@@ -247,6 +253,8 @@ def chart_opacity(rng, p):
 def chart_data(rng, p):
     """A number of the data, in a list or a formula."""
     def is_data(n):
+        if any(k.arg in ("figsize", "width_ratios", "height_ratios") and k.start <= n.start < k.end for k in p.nodes if isinstance(k, ast.keyword)):
+            return False
         while n and not isinstance(n, (ast.keyword, ast.Subscript, ast.stmt)):
             if isinstance(n, (ast.BinOp, ast.List)) or isinstance(n, ast.Call) and re.match(r"np\.(linspace|arange|array|random\.\w+)\b(?<!seed)", p.code[n.start:n.end]):
                 return True
@@ -263,7 +271,7 @@ def chart_series_swapped(rng, p):
     yield from (swap(data_of(a)[-1], data_of(b)[-1]) for a, b in zip(found, found[1:]) if name_of(a) == name_of(b) and a.end < b.start)
 
 def chart_series_dropped(rng, p):
-    yield from (removed(p, alone(p, c)) for c in calls(p, PLOTS) if alone(p, c))
+    return (removed(p, alone(p, c)) for c in calls(p, PLOTS) if alone(p, c))
 
 def chart_legend(rng, p):
     """Dropped or moved."""
@@ -273,34 +281,23 @@ def chart_legend(rng, p):
             inner(p, loc[0], other(rng, loc[0].value, ("upper left", "lower right", "center", "lower left"))) if loc else added(p, call, "loc='center'")
 
 def chart_text(rng, p):
+    """A title or label misread or forgotten."""
+    yield from (removed(p, alone(p, c)) for c in calls(p, TEXTS - {"legend"}) if alone(p, c))
     for n in constants(p, (str,)):
         up = n.parent.parent if isinstance(n.parent, (ast.List, ast.Tuple)) else n.parent
         if re.search(r"[A-Za-z]{2}", n.value) and "$" not in n.value and (isinstance(up, ast.Call) and name_of(up) in TEXTS or isinstance(up, ast.keyword) and re.search(
                 r"label|title|^text$", up.arg or "") and not is_colour(n.value) or isinstance(n.parent, ast.List) and isinstance(up, (ast.Assign, ast.Call)) and not is_colour(n.value)):
             yield inner(p, n, reworded(rng, n.value))
 
-def chart_text_dropped(rng, p):
-    yield from (removed(p, alone(p, c)) for c in calls(p, TEXTS - {"legend"}) if alone(p, c))
-    for k in keywords(p, {"title", "xlabel", "ylabel", "label"}):
-        if isinstance(k.parent, ast.Call) and k.parent.keywords[0] is not k:
-            yield [(k.parent.keywords[k.parent.keywords.index(k) - 1].end, k.end, "")]
-
-
 def receivers(p):
-    """{source of what is plotted on: (last such call that is a statement of its own line, is it pyplot?)}"""
-    found = {}
-    for call in calls(p, PLOTS):
-        if isinstance(call.parent, ast.Expr) and isinstance(call.func, ast.Attribute) and p.code[call.end:].split("\n")[0].strip() == "":
-            found[p.code[call.func.value.start:call.func.value.end]] = call
-    return found
+    """{source of what is plotted on: the last such call that is a statement and ends its line}"""
+    found = [c for c in calls(p, PLOTS) if isinstance(c.parent, ast.Expr) and isinstance(c.func, ast.Attribute) and "fig" not in p.code[c.start:c.func.end] and not p.code[c.end:].split("\n")[0].strip()]
+    return {p.code[c.func.value.start:c.func.value.end]: c for c in found}
 
 
 def followed(p, call, line):
-    """The edit that puts a line after the one where `call` ends."""
-    start = p.code.rfind("\n", 0, call.parent.start) + 1
-    end = p.code.find("\n", call.end)
-    end = len(p.code) if end < 0 else end
-    return [(end, end, "\n" + p.code[start:call.parent.start] + line)]
+    """The edit that puts a line after the one that `call` ends."""
+    return [(call.end, call.end, "\n" + p.code[p.code.rfind("\n", 0, call.parent.start) + 1:call.parent.start] + line)]
 
 def chart_limits(rng, p):
     """The range of an axis: other numbers, or none where there are some."""
@@ -339,10 +336,14 @@ def chart_bars(rng, p):
             yield added(p, call, f"{width}={rng.choice((0.3, 0.5))}")
 
 def chart_type(rng, p):
-    kinds = {"bar": ("barh",), "barh": ("bar",), "plot": ("scatter", "step", "bar"), "scatter": ("plot",), "fill_between": ("plot",), "contourf": ("contour",), "step": ("plot",),
-             "contour": ("contourf",), "stem": ("plot", "bar"), "errorbar": ("plot",), "pcolormesh": ("contourf",), "plot_surface": ("plot_wireframe",), "fill": ("plot",),
-             "boxplot": ("violinplot",), "violinplot": ("boxplot",), "stackplot": ("plot",), "hist": ("ecdf",), "plot_wireframe": ("plot_surface",), "semilogy": ("plot",)}
-    yield from ([(c.func.end - len(c.func.attr), c.func.end, rng.choice(kinds[name_of(c)]))] for c in calls(p, kinds) if isinstance(c.func, ast.Attribute))
+    others = {"bar": "barh", "barh": "bar", "contourf": "contour", "contour": "contourf", "boxplot": "violinplot", "step": "plot", "pcolormesh": "contourf", "stem": "plot",
+              "semilogy": "plot", "stackplot": "plot", "fill": "plot", "scatter": "plot", "plot": "step"}
+    for call in calls(p, others):
+        kind, data_ = name_of(call), [a for a in call.args if not (isinstance(a, ast.Constant) and isinstance(a.value, str))]
+        if isinstance(call.func, ast.Attribute) and not (kind == "scatter" and given(call, "s", "c", "cmap")) and (kind != "plot" or len(data_) == 2):
+            new = rng.choice(("scatter", "bar", "step")) if kind == "plot" and len(call.args) == 2 and not given(call, "marker", "linestyle", "ls", "markersize") else others[kind]
+            sides = [(k.start, k.start + len(k.arg), {"width": "height", "height": "width"}[k.arg]) for k in call.keywords if "bar" in kind and k.arg in ("width", "height")]
+            yield [(call.func.end - len(call.func.attr), call.func.end, new), *sides]
 
 def chart_grid(rng, p):
     """Dropped, or added where there is none."""
@@ -610,7 +611,7 @@ def node_dropped(rng, t):
     return ([(e.start, e.end, "")] for e in whole(t))
 
 def node_duplicated(rng, t):
-    return ([(e.end, e.end, t.code[t.code.rfind("\n", 0, e.start) + 1:e.start].strip(" \t") and " " or "\n")] and [(e.end, e.end, "\n" + t.code[e.start:e.end])] for e in whole(t))
+    return ([(e.end, e.end, "\n" + t.code[e.start:e.end])] for e in whole(t))
 
 def node_swapped(rng, t):
     """Two neighbours exchanged: in SVG what is in front, in HTML what comes first."""
@@ -644,7 +645,8 @@ def node_colour(rng, t):
 def node_attribute(rng, t):
     """An attribute forgotten."""
     kept = "lang|charset|name|content|rel|http-equiv|xmlns.*|viewbox|version|data-.*|aria-.*|id|onclick|type|href|alt|title|d|points|width|height|method|action|for|target"
-    return ([(a, b, "")] for e in t.elements if e.tag not in ("meta", "link", "script", "html") for name, (a, b, *_) in e.attributes.items() if not re.fullmatch(kept, name))
+    return ([(a, b, "")] for e in t.elements if e.tag not in ("meta", "link", "script", "html") for name, (a, b, *_) in e.attributes.items()
+            if not re.fullmatch(kept, name) and (name != "class" or t.styles))
 
 def web_font_size(rng, t):
     return css_numbers(rng, t, "font-size|font|line-height|letter-spacing")
@@ -657,23 +659,19 @@ def web_font_style(rng, t):
 def web_spacing(rng, t):
     return css_numbers(rng, t, "(margin|padding)(-.*)?|gap|row-gap|column-gap|border-spacing|top|left|right|bottom|inset")
 
-def web_flex(rng, t):
-    yield from css_words(rng, t, "flex-direction|flex-flow|display|flex-wrap", "row column", "flex block", "grid block", "inline-block block", "wrap nowrap", "inline-flex block", "none block")
-    yield from css_words(rng, t, "justify-content|align-items|align-content|align-self|place-items", "center flex-start flex-end", "space-between center flex-start", "space-around flex-start")
-
-def web_align(rng, t):
-    return css_words(rng, t, "text-align|float|clear|position|vertical-align", "left right center", "center left right", "absolute static", "relative static", "top bottom middle")
+def web_layout(rng, t):
+    """Direction, alignment, position."""
+    yield from css_words(rng, t, "flex.*|display", "row column", "flex block", "grid block", "inline-block block", "wrap nowrap", "inline-flex block", "none block")
+    yield from css_words(rng, t, "justify-.*|align-.*|place-.*", "center flex-start flex-end", "space-between center flex-start", "space-around flex-start")
+    yield from css_words(rng, t, "text-align|float|position|vertical-align", "left right center", "absolute static", "relative static", "top bottom middle")
 
 def web_width(rng, t):
     yield from css_numbers(rng, t, "(max-|min-)?(width|height)|flex-basis|flex|grid-template-columns")
     yield from ([(a, b, scaled(rng, text))] for a, b, text in valued(t, "width|height|colspan|rowspan|cols|rows") if NUMBER.fullmatch(text))
 
 def web_border(rng, t):
-    yield from css_numbers(rng, t, "border(-(top|left|right|bottom))?(-width)?|outline")
+    yield from css_numbers(rng, t, "border.*|outline")
     yield from css_words(rng, t, "border.*", "solid dashed dotted")
-
-def web_radius(rng, t):
-    return css_numbers(rng, t, "border-radius|border-.*-radius")
 
 def web_declaration(rng, t):
     """A declaration forgotten."""
@@ -842,7 +840,7 @@ def latex_colour(rng, p):
 
 def latex_coordinate(rng, p):
     for t in p.tokens:
-        if t.kind == "number" and t.opener and t.opener.text == "(" and t.drawn and not t.math:
+        if t.kind == "number" and t.opener and t.opener.text == "(" and t.drawn and not t.math and re.search(r"[\s(,:*+-]$", p.code[:t.start]) and re.search("[,:]", "".join(u.text for u in t.opener.items)):
             polar = p.code[t.end:t.end + 1] == ":"
             new = float(t.text) + (rng.choice((20, 45, 90)) if polar else rng.choice((-1, 1)) * rng.choice((0.4, 0.8, 1.5)) * max(1, float(t.text) / 4))
             yield [(t.start - (p.code[t.start - 1] == "-"), t.end, f"{new if p.code[t.start - 1] != '-' else -new:.2f}".rstrip("0").rstrip("."))]
@@ -852,7 +850,7 @@ def latex_text(rng, p):
     for t in p.tokens:
         o = t.opener
         if t.kind == "word" and t.body and not t.math and not any(e.text != "{" for e in enclosing(t)):
-            node = o and o.before and (o.before.text in ("node", ")", "]") or o.before.text == "=" and re.search(r"(title|label|legend)\s*=\s*$", p.code[:o.start]))
+            node = o and re.search(r"(\bnode\b[^{};]*|(title|label|legend)\s*=\s*)$", p.code[max(0, o.start - 300):o.start])
             named = o and o.before and re.fullmatch(r"\\(legend|addlegendentry|text\w*|emph|section\*?|caption|title|scriptsize|small|footnotesize|item)", o.before.text)
             if node and t.drawn or named or not o and not t.drawn and len(t.text) > 2 or o and not o.before and t.math:
                 yield [(t.start, t.end, other(rng, t.text, WORDS) if len(t.text) > 1 else other(rng, t.text, "ABCXYZ"))]
@@ -864,18 +862,19 @@ def latex_arrow(rng, p):
             yield [(a, b, other(rng, text, ("->", "<-", "-", "<->")))]
 
 def latex_line(rng, p):
-    groups = ("thick thin", "very thick", "ultra thick"), ("dashed", "dotted", "solid", "densely dashed")
     for a, b, text, _ in options(p):
-        weights = ("thin", "thick", "very thick", "ultra thick", "ultra thin", "very thin", "semithick")
-        for group in (weights, groups[1]):
+        for group in (("thin", "thick", "very thick", "ultra thick", "ultra thin", "very thin", "semithick"), ("dashed", "dotted", "solid", "densely dashed")):
             if text in group:
-                yield [(a, b, other(rng, text, group[-3:] if rng.random() < 0.5 else group))]
+                yield [(a, b, other(rng, text, group))]
         if re.match(r"line width\s*=", text) and (m := NUMBER.search(text)):
             yield [(a + m.start(), a + m.end(), scaled(rng, m[0]))]
     yield from styled(rng, p, ("dashed", "dotted", "ultra thick"), {"\\draw", "\\addplot", "\\filldraw"})
 
 def latex_dropped(rng, p):
     for t, end in statements(p):
+        names = re.findall(r"\(([A-Za-z]\w*)\)", p.code[t.start:end.end]) if t.text == "\\node" else ()
+        if any(len(re.findall(rf"\b{name}\b", p.code)) > 1 for name in names):
+            continue  # others refer to it
         start, stop = p.code.rfind("\n", 0, t.start) + 1, p.code.find("\n", end.end) + 1
         whole_line = not p.code[start:t.start].strip() and not re.sub("%.*", "", p.code[end.end:stop]).strip()
         yield [(start, stop, "") if whole_line else (t.start, end.end, "")]
@@ -892,17 +891,17 @@ def latex_option(rng, p):
     """An option forgotten, or its number misread."""
     for a, b, text, o in options(p):
         if o.body or o.text == "{":
-            comma = re.compile(r"\s*,").match(p.code, b)
+            comma = re.compile(r"\s*,\s*").match(p.code, b)  # a blank line must not be left
             if text and "style" not in text and comma:
                 yield [(a, comma.end(), "")]
             yield from ([(a + m.start(), a + m.end(), scaled(rng, m[0]))] for m in re.finditer(r"(?<![\w!#\\])\d+\.?\d*", text) if "=" in text)
 
 def latex_place(rng, p):
     """On the other side: above, below, left, right, north, ..."""
-    for group in ("above below left right", "north south east west", "midway pos=0.2 pos=0.8", "center left right"):
-        for t in p.tokens:
-            if t.kind == "word" and t.text in group.split() and any(o.text in "[(" for o in enclosing(t)) and t.drawn and not t.math and (group[0] != "m" or p.code[t.end] in ",]"):
-                yield [(t.start, t.end, other(rng, t.text, group.split()))]
+    for t in p.tokens:
+        for pair in (("above", "below"), ("left", "right"), ("north", "south"), ("east", "west")):
+            if t.text in pair and t.drawn and not t.math and any(o.text in "[(" for o in enclosing(t)):
+                yield [(t.start, t.end, other(rng, t.text, pair))]
 
 def latex_math(rng, p):
     """A number, letter or operator of a formula misread."""
@@ -930,26 +929,19 @@ def latex_command(rng, p):
     """Fails."""
     yield from ([(t.start + 1, t.end, misspelt(rng, t.text[1:]))] for t in p.tokens if t.kind == "command" and len(t.text) > 3 and t.body and t.text[-1].isalpha())
 
-def latex_semicolon(rng, p):
-    """Fails."""
-    yield from ([(end.start, end.end, "")] for _, end in statements(p))
-
-
 OPERATORS = {
-    "chart": (python, chart_colour, chart_colormap, chart_marker, chart_line_style, chart_line_width, chart_opacity, chart_data, chart_series_swapped, chart_series_dropped, chart_legend,
-              chart_text, chart_text_dropped, chart_limits, chart_scale, chart_figsize, chart_bars, chart_type, chart_grid, chart_font_size, chart_rotation, chart_subplots,
+    "chart": (python, chart_colour, chart_colormap, chart_marker, chart_line, chart_opacity, chart_data, chart_series_swapped, chart_series_dropped, chart_legend,
+              chart_text, chart_limits, chart_scale, chart_figsize, chart_bars, chart_type, chart_grid, chart_font_size, chart_rotation, chart_subplots,
               missing_import, misspelt_keyword, misspelt_attribute, unequal_length, unclosed_bracket),
     "chem": (smiles, chem_element, chem_bond, chem_dropped, chem_added, chem_stereo, chem_ring, chem_size, broken_smiles, missing_import, misspelt_attribute, unclosed_bracket),
-    "web": (html, node_colour, node_dropped, node_duplicated, node_swapped, node_text, node_attribute, web_font_size, web_font_style, web_spacing, web_flex, web_align, web_width,
-            web_border, web_radius, web_declaration, web_class, web_unclosed),
+    "web": (html, node_colour, node_dropped, node_duplicated, node_swapped, node_text, node_attribute, web_font_size, web_font_style, web_spacing, web_layout, web_width,
+            web_border, web_declaration, web_class, web_unclosed),
     "svg": (svg, node_colour, node_dropped, node_swapped, node_text, node_attribute, svg_stroke_width, svg_transform, svg_viewbox, svg_coordinate, svg_radius, svg_opacity, svg_rounded,
             svg_path, svg_unclosed, svg_unquoted),
-    "latex": (latex, latex_colour, latex_coordinate, latex_text, latex_arrow, latex_line, latex_dropped, latex_scale, latex_option, latex_place, latex_math, latex_library, latex_brace,
-              latex_command, latex_semicolon),
+    "latex": (latex, latex_colour, latex_coordinate, latex_text, latex_arrow, latex_line, latex_dropped, latex_scale, latex_option, latex_place, latex_math, latex_library, latex_brace, latex_command),
 }
 OPERATORS = {domain: [operator(parse, possible) for possible in those] for domain, (parse, *those) in OPERATORS.items()}
-FAILING = set("missing_import misspelt_keyword misspelt_attribute unequal_length unclosed_bracket broken_smiles svg_unclosed svg_unquoted latex_library latex_brace latex_command "
-              "latex_semicolon".split())
+FAILING = set("missing_import misspelt_keyword misspelt_attribute unequal_length unclosed_bracket broken_smiles svg_unclosed svg_unquoted latex_library latex_brace latex_command".split())
 
 
 def mutate(rng, domain, code, n=1, failing=False):

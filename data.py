@@ -10,6 +10,7 @@ code was made defective).
     python data.py synth --out out/data                   # the embedded default: procedural SVG, HTML, Python charts
     python data.py import FILE.parquet --out out/mine     # foreign data -> our splits, rejects counted (corpus.py)
     python data.py filter out/mine --out out/clean        # what parses, runs, draws the same twice
+    python data.py refine out/clean --out out/refined     # defective programs to be corrected (refine.py)
     python data.py select-rl out/clean/rl --scores out/eval/sft/scores.jsonl --out out/selected    # prompts worth ViRL
     python data.py export out/mine/sft --out trl.parquet  # our samples -> TRL's or EasyR1's schema
     python data.py stats out/data                         # what is in it
@@ -18,7 +19,7 @@ code was made defective).
 `synth` and `import` both write the layout that every stage reads: `DIR/sft` (pairs), `DIR/rl` (targets for ViRL:
 images, most of them without any code) and `DIR/test` (held out; no image of it occurs in the other two).
 
-Left out here: near-duplicate search, decontamination, code mutation operators for real programs.
+Left out here: near-duplicate search, decontamination.
 """
 import argparse
 import base64
@@ -477,6 +478,16 @@ def main():
     p.add_argument("--render-timeout", type=float, default=10.0, help="seconds per program")
     p.add_argument("--workers", type=int, default=None, help="files read at a time (default: one per core)")
     p.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
+    p = commands.add_parser("refine", help="make refinement samples: image + defective code -> corrected code", allow_abbrev=False)
+    p.add_argument("path", help="directory of samples whose programs run (see filter)")
+    p.add_argument("--out", required=True, help="directory to write")
+    p.add_argument("--from", dest="predictions", help="predictions.jsonl of eval.py for these samples: a model's wrong answers become defects too")
+    p.add_argument("--only", action="store_true", help="write refinement samples alone, without the samples they are made of")
+    p.add_argument("--correct", type=float, default=0.07, help="share of programs without a defect, which are to be left alone")
+    p.add_argument("--seed", type=int, default=0, help="seed of the defects")
+    p.add_argument("--render-timeout", type=float, default=10.0, help="seconds per program")
+    p.add_argument("--workers", type=int, default=None, help="files read at a time (default: one per core)")
+    p.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
     p = commands.add_parser("select-rl", help="keep the prompts for ViRL on which a model's own samples have spread and head-room", allow_abbrev=False)
     p.add_argument("path", help="directory of samples or parquet file")
     p.add_argument("--scores", nargs="+", required=True, help="eval.py's scores.jsonl or virl.py's rollouts, of that model")
@@ -508,6 +519,9 @@ def main():
             corpus.import_files(args.inputs, args.out, args.limit, args.workers, args.unsafe_render)
         elif args.command == "filter":
             corpus.filter_samples(args.path, args.out, args.max_characters, args.render_timeout, args.workers, args.unsafe_render)
+        elif args.command == "refine":
+            import refine
+            refine.refine_samples(args.path, args.out, args.only, args.predictions, args.correct, args.seed, args.render_timeout, args.workers, args.unsafe_render)
         elif args.command == "select-rl":
             corpus.select_rl(args.path, args.scores, args.out, args.count, args.low, args.high, args.spread, args.seed)
         elif args.command == "export":

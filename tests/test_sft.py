@@ -11,7 +11,6 @@ import torch
 from conftest import ROOT, refusal
 
 
-
 def run(*command, processes=0, env=None, check=True):
     """Run a stage script; processes > 0: under torchrun."""
     launcher = [sys.executable] if not processes else [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]

@@ -735,9 +735,8 @@ def svg_opacity(rng, t):
 def svg_rounded(rng, t):
     """All decimals of a path rounded away."""
     for a, b, text in valued(t, "d|points|transform"):
-        found = [m for m in NUMBER.finditer(text) if "." in m[0]]
-        if found:
-            yield [set_apart(t, a + m.start(), a + m.end(), f"{round(float(m[0])) or 0}") for m in found]
+        whole_number = lambda m: m[0] if "." not in m[0] else " " * (float(m[0]) >= -0.5 and bool(re.search(r"[\d.]$", text[:m.start()]))) + str(round(float(m[0])))
+        yield [(a, b, NUMBER.sub(whole_number, text))]
 
 def svg_path(rng, t):
     """A part of a path forgotten, or an absolute command taken for a relative one."""
@@ -1020,13 +1019,12 @@ def defect(rng, sample, code, right, failing, draw, operators):
 
 def model_defect(sample, responses, right, draw, may_fail, counts):
     """The first of a model's answers that is a defect: (code, change, message), None where there is none. counts: a Counter of what they are."""
-    import numpy as np
     from reward import features, visual_parts
     for i, response in enumerate(responses):
         code = extract_code(response, sample.language)[0]
         render = code and draw(sample, code)
         if render and render.status == "ok":
-            same = visual_parts(features(np.asarray(data.open_image(sample)), right), render.image, render.texts)["visual"] >= SAME
+            same = visual_parts(features(right.image, right), render.image, render.texts)["visual"] >= SAME
         kind = "no code" if not code else "renderer failed" if render.status == "infra" else ("right" if same else "differs") if render.status == "ok" else "fails"
         if kind == "fails" and not may_fail:
             kind = "fails, as enough others do"

@@ -34,11 +34,12 @@ from reward import extract_code
 COLOURS = ("red", "blue", "green", "orange", "purple", "brown", "gray", "teal", "magenta", "black")
 HEX = ("#d62728", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#555555", "#17becf", "#e377c2", "#111111")
 WORDS = "Total Value Average Count Level Score Result Group Series Index Rate Other".split()
-UNPARSED = (SyntaxError, ValueError, RecursionError, expat.ExpatError)
+UNPARSED = (SyntaxError, ValueError, RecursionError, MemoryError, AssertionError, expat.ExpatError)  # html.parser asserts
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 # ------------------------------------------------------------------------------------------------------------- operators
+
 
 def one_line(text, length):
     text = " ".join(text.split())
@@ -113,6 +114,8 @@ def reworded(rng, text):
 @lru_cache(8)
 def python(code):
     """-> code and its ast nodes in source order with start and end (characters) and parent; not those within f-strings, which Python 3.11 misplaces."""
+    if "\r" in code.replace("\r\n", ""):
+        raise ValueError("ast takes a bare carriage return for a line's end")
     lines, starts, nodes = code.split("\n"), [0], []
     for line in lines:
         starts.append(starts[-1] + len(line) + 1)
@@ -178,9 +181,9 @@ def given(call, *names):
 def removed(p, statement):
     """The edit that takes a statement out with its line, or puts `pass` where a block would be left empty."""
     start, end = p.code.rfind("\n", 0, statement.start) + 1, p.code.find("\n", statement.end) + 1 or len(p.code)
-    alone = not p.code[start:statement.start].strip() and re.match(r"\s*(#|$)", p.code[statement.end:end])
+    own_line = not p.code[start:statement.start].strip() and re.match(r"\s*(#|$)", p.code[statement.end:end])
     block = next(v for v in vars(statement.parent).values() if isinstance(v, list) and statement in v)
-    return [(start, end, "")] if alone and (len(block) > 1 or isinstance(statement.parent, ast.Module)) else [(statement.start, statement.end, "pass")]
+    return [(start, end, "")] if own_line and (len(block) > 1 or isinstance(statement.parent, ast.Module)) else [(statement.start, statement.end, "pass")]
 
 
 def alone(p, call):
@@ -253,13 +256,12 @@ def chart_opacity(rng, p):
 def chart_data(rng, p):
     """A number of the data, in a list or a formula."""
     def is_data(n):
-        if any(k.arg in ("figsize", "width_ratios", "height_ratios") and k.start <= n.start < k.end for k in p.nodes if isinstance(k, ast.keyword)):
-            return False
         while n and not isinstance(n, (ast.keyword, ast.Subscript, ast.stmt)):
             if isinstance(n, (ast.BinOp, ast.List)) or isinstance(n, ast.Call) and re.match(r"np\.(linspace|arange|array|random\.\w+)\b(?<!seed)", p.code[n.start:n.end]):
                 return True
             n = n.parent
-    yield from rescaled(rng, p, [n for n in constants(p, (int, float)) if is_data(n)])
+    others = set(numbers(p, {"figsize", "width_ratios", "height_ratios"}))
+    yield from rescaled(rng, p, [n for n in constants(p, (int, float)) if n not in others and is_data(n)])
 
 def chart_series_swapped(rng, p):
     """x and y of a call, or the data of two calls."""
@@ -288,6 +290,7 @@ def chart_text(rng, p):
         if re.search(r"[A-Za-z]{2}", n.value) and "$" not in n.value and (isinstance(up, ast.Call) and name_of(up) in TEXTS or isinstance(up, ast.keyword) and re.search(
                 r"label|title|^text$", up.arg or "") and not is_colour(n.value) or isinstance(n.parent, ast.List) and isinstance(up, (ast.Assign, ast.Call)) and not is_colour(n.value)):
             yield inner(p, n, reworded(rng, n.value))
+
 
 def receivers(p):
     """{source of what is plotted on: the last such call that is a statement and ends its line}"""
@@ -385,6 +388,7 @@ def missing_import(rng, p):
     used = {n.id for n in p.nodes if isinstance(n, ast.Name)}
     yield from (removed(p, n) for n in p.nodes if isinstance(n, (ast.Import, ast.ImportFrom)) and any((a.asname or a.name.split(".")[0]) in used for a in n.names))
 
+
 def misspelt(rng, word):
     """A name with a letter forgotten or doubled, never its first."""
     i = rng.randrange(1, max(2, len(word)))
@@ -432,7 +436,6 @@ def rewritten(p, change):
 
 def is_atom(token):
     return token[0].isalpha() or token[0] == "["
-
 
 def chem_element(rng, p):
     swaps = {"C": "NOS", "N": "COS", "O": "NSC", "S": "ON", "F": ["Cl", "Br"], "Cl": ["F", "Br"], "Br": ["Cl", "I"], "I": ["Br"], "c": "n", "n": "c", "s": "o", "o": "s", "P": "N"}
@@ -594,33 +597,36 @@ def valued(t, pattern):
     found = [v[2:] for e in t.elements for name, v in e.attributes.items() if re.fullmatch(pattern, name)]
     return [(a, b, t.code[a:b]) for a, b in found if a < b]
 
+
 def css_numbers(rng, t, pattern):
     return [[(a, a + len(token.representation), scaled(rng, token.representation))] for d in t.styles if re.fullmatch(pattern, d.name) for token, a, _ in d.tokens
             if token.type in ("dimension", "percentage", "number") and token.value]
+
 
 def css_words(rng, t, pattern, *groups):
     """A keyword exchanged for another one of its group."""
     return [[(a, b, other(rng, t.code[a:b], group.split()))] for d in t.styles if re.fullmatch(pattern, d.name) for _, a, b in d.tokens for group in groups if t.code[a:b] in group.split()]
 
-def whole(t):
-    """The elements that are drawn and closed."""
-    return [e for e in t.elements if e.end and e.tag not in ("html", "head", "body", "style", "script", "title", "meta", "link", "svg", "defs", "clipPath") and
-            e.parent.tag not in ("head", "defs", "clipPath")]
+
+def whole(elements):
+    """Those that are drawn and closed."""
+    hidden = ("head", "defs", "clipPath", "style", "script", "title", "meta", "link")
+    return [e for e in elements if e.end and e.tag not in (*hidden, "html", "body", "svg") and e.parent.tag not in hidden]
 
 def node_dropped(rng, t):
-    return ([(e.start, e.end, "")] for e in whole(t))
+    return ([(e.start, e.end, "")] for e in whole(t.elements))
 
 def node_duplicated(rng, t):
-    return ([(e.end, e.end, "\n" + t.code[e.start:e.end])] for e in whole(t))
+    return ([(e.end, e.end, "\n" + t.code[e.start:e.end])] for e in whole(t.elements))
 
 def node_swapped(rng, t):
     """Two neighbours exchanged: in SVG what is in front, in HTML what comes first."""
     for e in t.elements:
-        nodes = [c for c in e.children if c in whole(t)]
+        nodes = whole(e.children)
         yield from ([(a.start, a.end, t.code[b.start:b.end]), (b.start, b.end, t.code[a.start:a.end])] for a, b in zip(nodes, nodes[1:]))
 
 def node_text(rng, t):
-    for e in whole(t):
+    for e in whole(t.elements):
         if all(c.end for c in e.children):
             edges = [e.opened, *(x for c in e.children for x in (c.start, c.end)), e.closing]
             for a, b in zip(edges[::2], edges[1::2]):
@@ -635,7 +641,7 @@ def node_colour(rng, t):
         if re.search("color|background|border|fill|stroke|shadow|outline|^--", d.name):
             yield from ([(a, b, recoloured(rng, t.code[a:b]))] for token, a, b in d.tokens if token.type in ("hash", "ident", "function") and is_colour(t.code[a:b]))
     yield from ([(a, b, recoloured(rng, text))] for a, b, text in valued(t, "fill|stroke|stop-color|flood-color|bgcolor|color") if is_colour(text) or text == "currentColor")
-    for e in whole(t):
+    for e in whole(t.elements):
         if e.tag in ("path", "rect", "circle", "ellipse", "polygon", "text", "g") and not {"fill", "class", "style", "stroke"} & set(e.attributes):
             up = e
             while up.parent and not {"stroke", "style"} & set(up.attributes):
@@ -653,7 +659,7 @@ def web_font_size(rng, t):
 
 def web_font_style(rng, t):
     yield from css_words(rng, t, "font.*|text.*", "bold normal", "600 400", "700 400", "500 800", "italic normal", "uppercase none lowercase", "underline none", "sans-serif serif monospace")
-    yield from ([(e.start + 1, e.start + 1 + len(e.tag), new), (e.closing + 2, e.closing + 2 + len(e.tag), new)] for e in whole(t)
+    yield from ([(e.start + 1, e.start + 1 + len(e.tag), new), (e.closing + 2, e.closing + 2 + len(e.tag), new)] for e in whole(t.elements)
                 for new in [{"h1": "h3", "h2": "h4", "h3": "p", "strong": "span", "b": "span", "p": "h3", "em": "span"}.get(e.tag)] if new)
 
 def web_spacing(rng, t):
@@ -685,16 +691,19 @@ def web_class(rng, t):
         yield [(at, at + len(word), other(rng, word, (misspelt(rng, word), word + "s", "")))]
 
 def web_unclosed(rng, t):
-    return ([(e.closing, e.end, "")] for e in whole(t) if e.closing < e.end)
+    return ([(e.closing, e.end, "")] for e in whole(t.elements) if e.closing < e.end)
+
 
 def shape_numbers(t, pattern):
     """[(start, end, digits)] of the numbers in the attributes that match."""
     return [(a + m.start(), a + m.end(), m[0]) for a, _, text in valued(t, pattern) for m in NUMBER.finditer(text)]
 
+
 def set_apart(t, a, b, text):
     """The edit that writes a number, not run together with its neighbours: in a path, 7.6-1.5 and 1.5.5 are two numbers each."""
     before = " " if re.match(r"[\d.]", t.code[a - 1]) and text[0] != "-" else ""
     return a, b, before + text + (" " if re.match(r"[\d.]", t.code[b]) else "")
+
 
 def canvas(t):
     box = [float(n) for n in NUMBER.findall("".join(text for _, _, text in valued(t, "viewbox")[:1]))]
@@ -708,7 +717,7 @@ def svg_transform(rng, t):
     yield from ([set_apart(t, a, b, scaled(rng, n))] for a, b, n in shape_numbers(t, "transform|gradienttransform"))
     side = canvas(t) / 8
     yield from ([(e.start + 1 + len(e.tag),) * 2 + (f' transform="{rng.choice((f"translate({side:g} 0)", f"translate(0 {-side:g})", "scale(0.8)", "rotate(15)"))}"',)]
-                for e in whole(t) if "transform" not in e.attributes and e.tag in ("g", "path", "rect", "circle", "ellipse", "polygon", "text", "use"))
+                for e in whole(t.elements) if "transform" not in e.attributes and e.tag in ("g", "path", "rect", "circle", "ellipse", "polygon", "text", "use"))
 
 def svg_viewbox(rng, t):
     for a, b, text in valued(t, "viewbox"):
@@ -721,8 +730,9 @@ def svg_viewbox(rng, t):
 
 def svg_coordinate(rng, t):
     """A number moved by 6 to 25 % of the canvas."""
+    side = canvas(t)
     for a, b, n in shape_numbers(t, "x|y|cx|cy|x1|x2|y1|y2|width|height|points|d"):
-        new = float(n) + rng.choice((-1, 1)) * rng.uniform(0.06, 0.25) * canvas(t)
+        new = float(n) + rng.choice((-1, 1)) * rng.uniform(0.06, 0.25) * side
         yield [set_apart(t, a, b, f"{new:.{min(3, len(n.partition('.')[2]))}f}")]
 
 def svg_radius(rng, t):
@@ -730,12 +740,12 @@ def svg_radius(rng, t):
 
 def svg_opacity(rng, t):
     yield from ([(a, b, other(rng, n, ("0.3", "0.6", "1")))] for a, b, n in shape_numbers(t, ".*opacity"))
-    yield from ([(e.start + 1 + len(e.tag),) * 2 + (' opacity="0.4"',)] for e in whole(t) if "opacity" not in e.attributes and e.tag in ("g", "path", "rect", "circle", "ellipse", "polygon"))
+    yield from ([(e.start + 1 + len(e.tag),) * 2 + (' opacity="0.4"',)] for e in whole(t.elements) if "opacity" not in e.attributes and e.tag in ("g", "path", "rect", "circle", "ellipse", "polygon"))
 
 def svg_rounded(rng, t):
     """All decimals of a path rounded away."""
     for a, b, text in valued(t, "d|points|transform"):
-        whole_number = lambda m: m[0] if "." not in m[0] else " " * (float(m[0]) >= -0.5 and bool(re.search(r"[\d.]$", text[:m.start()]))) + str(round(float(m[0])))
+        whole_number = lambda m: m[0] if "." not in m[0] else " " * (float(m[0]) >= -0.5 and text[m.start() - 1:m.start()] in list(".0123456789")) + str(round(float(m[0])))
         yield [(a, b, NUMBER.sub(whole_number, text))]
 
 def svg_path(rng, t):
@@ -804,16 +814,18 @@ def enclosing(t):
     while t := t.opener:
         yield t
 
+
 def options(p):
     """[(start, end, text, opener)] of the items of option lists: [...] and {...} after `style=`."""
     for o in p.tokens:
-        style = o.text == "{" and o.before and (o.before.text == "=" and re.search(r"style\s*=\s*$", p.code[:o.start]) or o.before.text in ("\\tikzset", "\\pgfplotsset"))
+        style = o.text == "{" and o.before and (o.before.text == "=" and re.search(r"style\s*=\s*$", p.code[max(0, o.start - 20):o.start]) or o.before.text in ("\\tikzset", "\\pgfplotsset"))
         if o.partner and (o.text == "[" and not o.math or style) and o.start < o.partner.start:
             edges = [o.end - 1, *(t.start for t in o.items if t.text == "," and t.opener is o), o.partner.start]
             for a, b in zip(edges, edges[1:]):
                 text = p.code[a + 1:b]
                 start = a + 1 + len(text) - len(text.lstrip())
                 yield start, start + len(text.strip()), text.strip(), o
+
 
 def statements(p, names=STATEMENTS):
     """[(command, its semicolon)]"""
@@ -822,6 +834,7 @@ def statements(p, names=STATEMENTS):
             end = next((u for u in p.tokens[i:] if u.text == ";" and u.opener is t.opener), None)
             if end:
                 yield t, end
+
 
 def styled(rng, p, choices, names=STATEMENTS):
     """The edits that give a statement one more option."""
@@ -839,7 +852,7 @@ def latex_colour(rng, p):
 
 def latex_coordinate(rng, p):
     for t in p.tokens:
-        if t.kind == "number" and t.opener and t.opener.text == "(" and t.drawn and not t.math and re.search(r"[\s(,:*+-]$", p.code[:t.start]) and re.search("[,:]", "".join(u.text for u in t.opener.items)):
+        if t.kind == "number" and t.opener and t.opener.text == "(" and t.drawn and not t.math and p.code[t.start - 1] in " (,:*+-" and re.search("[,:]", "".join(u.text for u in t.opener.items)):
             polar = p.code[t.end:t.end + 1] == ":"
             new = float(t.text) + (rng.choice((20, 45, 90)) if polar else rng.choice((-1, 1)) * rng.choice((0.4, 0.8, 1.5)) * max(1, float(t.text) / 4))
             yield [(t.start - (p.code[t.start - 1] == "-"), t.end, f"{new if p.code[t.start - 1] != '-' else -new:.2f}".rstrip("0").rstrip("."))]

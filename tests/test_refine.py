@@ -220,7 +220,7 @@ def programs(tmp_path_factory):
 
 
 def test_refine_end_to_end(programs, tmp_path):
-    result = command("refine", programs, "--out", tmp_path / "one", "--workers", 1, "--correct", 0.1, "--seed", 18)  # a seed that plans some of each kind
+    result = command("refine", programs, "--out", tmp_path / "one", "--workers", 1, "--correct", 0.1, "--seed", 4)  # a seed that plans some of each kind
     assert result.returncode == 0, result.stderr
     given = {s.id: s for split in ("sft", "rl") for s in data.read_samples(programs / split)}
     written = [s for split in ("sft", "rl") for s in data.read_samples(tmp_path / "one" / split)]
@@ -240,9 +240,9 @@ def test_refine_end_to_end(programs, tmp_path):
     assert 1 <= failing <= 0.2 * defects and f"kept {len(pairs)} pairs: {defects - failing} with a visible defect, {failing} that fail, {len(pairs) - defects} without" in result.stdout
 
     stamp = (tmp_path / "one" / "sft" / "part-00000.parquet").stat().st_mtime_ns
-    assert command("refine", programs, "--out", tmp_path / "one", "--correct", 0.1, "--seed", 18).stdout == result.stdout  # and nothing is done again
+    assert command("refine", programs, "--out", tmp_path / "one", "--correct", 0.1, "--seed", 4).stdout == result.stdout  # and nothing is done again
     assert (tmp_path / "one" / "sft" / "part-00000.parquet").stat().st_mtime_ns == stamp
-    command("refine", programs, "--out", tmp_path / "two", "--workers", 2, "--correct", 0.1, "--seed", 18, "--only")
+    command("refine", programs, "--out", tmp_path / "two", "--workers", 2, "--correct", 0.1, "--seed", 4, "--only")
     assert [s for split in ("sft", "rl") for s in data.read_samples(tmp_path / "two" / split)] == pairs
 
 

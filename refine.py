@@ -194,9 +194,18 @@ def alone(p, call):
     return up if isinstance(up, ast.Expr) or names and not used & set(names) else None
 
 
+def numbers_in(node):
+    return [n for n in ast.walk(node) if isinstance(n, ast.Constant) and type(n.value) in (int, float)]
+
+
 def numbers(p, names):
     """The numbers of keyword arguments of these names, also within tuples and lists."""
-    return [n for k in keywords(p, names) for n in ast.walk(k.value) if isinstance(n, ast.Constant) and type(n.value) in (int, float)]
+    return [n for k in keywords(p, names) for n in numbers_in(k.value)]
+
+
+def renamed(call, new):
+    """The edit that calls another method of the same object."""
+    return [(call.func.end - len(call.func.attr), call.func.end, new)]
 
 
 def rescaled(rng, p, nodes):
@@ -206,52 +215,53 @@ def rescaled(rng, p, nodes):
 def formats(p):
     """The format strings of plot calls, such as 'ro--': [(node, match with groups colour, marker, line)]."""
     fits = r"(?P<colour>[bgrcmykw]?)(?P<marker>[.,ov^<>1-4sp*hH+xDd|_]?)(?P<line>(?:--|-\.|-|:)?)(?P<late>[bgrcmykw]?)"
-    found = [(n, re.fullmatch(fits, n.value)) for n in constants(p, (str,)) if isinstance(n.parent, ast.Call) and name_of(n.parent) in ("plot", "errorbar", "semilogy", "semilogx", "loglog")]
+    plots = calls(p, {"plot", "errorbar", "semilogy", "semilogx", "loglog"})
+    found = [(n, re.fullmatch(fits, n.value)) for n in constants(p, (str,)) if n.parent in plots]
     return [(n, m) for n, m in found if m]
+
+
+def unformatted(p, names, *keywords_):
+    """The calls that have neither a format string nor one of these keywords."""
+    having = [n.parent for n, _ in formats(p)]
+    return [c for c in calls(p, names) if c not in having and not given(c, *keywords_)]
 
 def chart_colour(rng, p):
     for n in constants(p, (str,)):
         up = n.parent.parent if isinstance(n.parent, (ast.List, ast.Tuple)) else n.parent
         named = isinstance(up, ast.keyword) and re.search(r"colou?r|^[cf]c?$|^ec$", up.arg or "")
-        if n.value.startswith("tab:") or re.fullmatch(r"C\d", n.value) or is_colour(n.value) or named and n.value in "bgrcmyk":
+        if n.value.startswith("tab:") or re.fullmatch(r"C\d", n.value) or is_colour(n.value) or named and n.value in list("bgrcmyk"):
             yield inner(p, n, recoloured(rng, n.value.removeprefix("tab:")))
     for n, m in formats(p):
         if m["colour"]:
             yield inner(p, n, other(rng, m["colour"], "bgrcmk") + n.value[1:])
-    for call in calls(p, {"plot", "scatter", "bar", "barh", "hist", "fill_between", "step"}):
-        if not given(call, "color", "c", "facecolor", "colors", "cmap") and not any(n.parent is call and m["colour"] for n, m in formats(p)):
-            yield added(p, call, f"color='{rng.choice(COLOURS)}'")
+    for call in unformatted(p, {"plot", "scatter", "bar", "barh", "hist", "fill_between", "step"}, "color", "c", "facecolor", "colors", "cmap"):
+        yield added(p, call, f"color='{rng.choice(COLOURS)}'")
 
 def chart_colormap(rng, p):
     for n in constants(p, (str,)):
-        if isinstance(n.parent, ast.keyword) and n.parent.arg == "cmap" or isinstance(n.parent, ast.Call) and name_of(n.parent) in ("get_cmap", "set_cmap") or \
-                isinstance(n.parent, ast.Subscript) and p.code[n.parent.start:n.start].endswith("colormaps["):
+        if re.search(r"(\bcmap\s*=\s*|colormaps\[|[gs]et_cmap\()$", p.code[max(0, n.start - 20):n.start]):
             yield inner(p, n, other(rng, n.value, MAPS))
-    for n in p.nodes:
-        if isinstance(n, ast.Attribute) and re.fullmatch(r"(mpl\.|plt\.|matplotlib\.)?cm", p.code[n.value.start:n.value.end]) and not isinstance(n.parent, ast.Attribute) and not \
-                isinstance(n.parent, ast.Call) or isinstance(n, ast.Attribute) and n.attr in MAPS:
-            yield [(n.end - len(n.attr), n.end, other(rng, n.attr, MAPS))]
-    for call in calls(p, MAPPED):
-        if not given(call, "cmap", "colors", "color"):
-            yield added(p, call, f"cmap='{rng.choice(MAPS[1:])}'")
+    yield from ([(n.end - len(n.attr), n.end, other(rng, n.attr, MAPS))] for n in p.nodes if isinstance(n, ast.Attribute) and n.attr in MAPS)  # cm.viridis
+    yield from (added(p, call, f"cmap='{rng.choice(MAPS[1:])}'") for call in calls(p, MAPPED) if not given(call, "cmap", "colors", "color"))
 
 def chart_marker(rng, p):
     yield from (inner(p, k.value, other(rng, k.value.value, "osx^D")) for k in keywords(p, {"marker"}) if k.value in constants(p, (str,)))
     yield from (inner(p, n, n.value[:m.start("marker")] + other(rng, m["marker"], "osx^D") + n.value[m.end("marker"):]) for n, m in formats(p))
-    yield from (added(p, call, f"marker='{rng.choice('osx^D')}'") for call in calls(p, {"plot", "scatter"}) if not given(call, "marker") and not any(n.parent is call for n, _ in formats(p)))
+    yield from (added(p, call, f"marker='{rng.choice('osx^D')}'") for call in unformatted(p, {"plot", "scatter"}, "marker"))
 
 def chart_line(rng, p):
     """Style or width."""
-    yield from (inner(p, k.value, other(rng, k.value.value, LINES.values() if k.value.value in LINES.values() else LINES)) for k in keywords(p, LINE_STYLE) if k.value in constants(p, (str,)))
+    for k in keywords(p, LINE_STYLE):
+        if k.value in constants(p, (str,)):
+            yield inner(p, k.value, other(rng, k.value.value, LINES.values() if k.value.value.isalpha() else LINES))
     yield from (inner(p, n, n.value[:m.start("line")] + other(rng, m["line"], LINES) + n.value[m.end("line"):]) for n, m in formats(p) if m["line"])
     yield from rescaled(rng, p, numbers(p, {"linewidth", "lw", "linewidths", "markersize", "ms", "s"}))
-    for call in calls(p, {"plot", "step", "axhline", "axvline", "semilogy"}):
-        if not given(call, *LINE_STYLE, "linewidth", "lw") and not any(n.parent is call for n, _ in formats(p)):
-            yield added(p, call, rng.choice(("linestyle='--'", "linewidth=4")))
+    for call in unformatted(p, {"plot", "step", "axhline", "axvline", "semilogy"}, *LINE_STYLE, "linewidth", "lw"):
+        yield added(p, call, rng.choice(("linestyle='--'", "linewidth=4")))
 
 def chart_opacity(rng, p):
     yield from rescaled(rng, p, [n for n in numbers(p, {"alpha"}) if n.value])
-    yield from (added(p, call, "alpha=0.3") for call in calls(p, PLOTS & {"plot", "scatter", "bar", "barh", "hist", "fill_between", "imshow", "contourf"}) if not given(call, "alpha"))
+    yield from (added(p, call, "alpha=0.3") for call in calls(p, {"plot", "scatter", "bar", "barh", "hist", "fill_between", "imshow", "contourf"}) if not given(call, "alpha"))
 
 def chart_data(rng, p):
     """A number of the data, in a list or a formula."""
@@ -286,9 +296,11 @@ def chart_text(rng, p):
     """A title or label misread or forgotten."""
     yield from (removed(p, alone(p, c)) for c in calls(p, TEXTS - {"legend"}) if alone(p, c))
     for n in constants(p, (str,)):
-        up = n.parent.parent if isinstance(n.parent, (ast.List, ast.Tuple)) else n.parent
-        if re.search(r"[A-Za-z]{2}", n.value) and "$" not in n.value and (isinstance(up, ast.Call) and name_of(up) in TEXTS or isinstance(up, ast.keyword) and re.search(
-                r"label|title|^text$", up.arg or "") and not is_colour(n.value) or isinstance(n.parent, ast.List) and isinstance(up, (ast.Assign, ast.Call)) and not is_colour(n.value)):
+        listed = isinstance(n.parent, (ast.List, ast.Tuple))
+        up = n.parent.parent if listed else n.parent
+        named = isinstance(up, ast.keyword) and re.search(r"label|title|^text$", up.arg or "")
+        names = listed and isinstance(up, (ast.Assign, ast.Call))
+        if re.search(r"[A-Za-z]{2}", n.value) and "$" not in n.value and not is_colour(n.value) and (named or names or isinstance(up, ast.Call) and name_of(up) in TEXTS):
             yield inner(p, n, reworded(rng, n.value))
 
 
@@ -306,7 +318,7 @@ def chart_limits(rng, p):
     """The range of an axis: other numbers, or none where there are some."""
     names = {"set_xlim", "set_ylim", "xlim", "ylim", "axis", "set_zlim", "set_xbound", "set_ybound", "set_xticks", "set_yticks", "set_clim"}
     for call in calls(p, names):
-        yield from rescaled(rng, p, [n for n in ast.walk(call) if isinstance(n, ast.Constant) and type(n.value) in (int, float)])
+        yield from rescaled(rng, p, numbers_in(call))
         if alone(p, call):
             yield removed(p, alone(p, call))
     yield from rescaled(rng, p, numbers(p, {"xlim", "ylim", "vmin", "vmax", "extent", "levels", "bins"}))
@@ -317,7 +329,7 @@ def chart_scale(rng, p):
         if call.args and call.args[0] in constants(p, (str,)):
             yield inner(p, call.args[0], other(rng, call.args[0].value, ("linear", "log")))
     for call in calls(p, {"semilogx", "semilogy", "loglog"}):
-        yield [(call.func.end - len(call.func.attr), call.func.end, "plot")]
+        yield renamed(call, "plot")
     for target, call in receivers(p).items():
         if name_of(call) in ("plot", "scatter", "bar", "hist", "errorbar", "step"):
             axis = rng.choice("xy")
@@ -346,7 +358,7 @@ def chart_type(rng, p):
         if isinstance(call.func, ast.Attribute) and not (kind == "scatter" and given(call, "s", "c", "cmap")) and (kind != "plot" or len(data_) == 2):
             new = rng.choice(("scatter", "bar", "step")) if kind == "plot" and len(call.args) == 2 and not given(call, "marker", "linestyle", "ls", "markersize") else others[kind]
             sides = [(k.start, k.start + len(k.arg), {"width": "height", "height": "width"}[k.arg]) for k in call.keywords if "bar" in kind and k.arg in ("width", "height")]
-            yield [(call.func.end - len(call.func.attr), call.func.end, new), *sides]
+            yield renamed(call, new) + sides
 
 def chart_grid(rng, p):
     """Dropped, or added where there is none."""
@@ -400,7 +412,7 @@ def misspelt_keyword(rng, p):
 
 def misspelt_attribute(rng, p):
     """Fails."""
-    yield from ([(c.func.end - len(c.func.attr), c.func.end, misspelt(rng, c.func.attr))] for c in p.nodes if isinstance(c, ast.Call) and isinstance(c.func, ast.Attribute))
+    return (renamed(c, misspelt(rng, c.func.attr)) for c in p.nodes if isinstance(c, ast.Call) and isinstance(c.func, ast.Attribute))
 
 def unequal_length(rng, p):
     """A value forgotten in a list: fails where another one has its length."""
@@ -504,9 +516,9 @@ ATTRIBUTE = re.compile(r"""\s([^\s=/>"']+)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s>"']+))
 
 
 def tree_of(code, events):
-    """Events (kind, tag, start, end) in order -> code and its elements with tag, start, opened, closing, end, parent, children and attributes.
+    """Events (kind, tag, start, end) in order -> code and its elements with tag, start, named, opened, closing, end, parent, children and attributes.
 
-    opened and closing are the ends of the start tag and the start of the end tag; end is None for an element that is never closed. attributes:
+    named is the end of the tag's name, opened and closing are the end of the start tag and the start of the end tag; end is None for an element that is never closed. attributes:
     {name: (start, end, start of the value, its end)}. styles: the CSS declarations.
     """
     root = SimpleNamespace(tag="", children=[], parent=None, end=None, opened=0, closing=len(code), attributes={})
@@ -518,8 +530,9 @@ def tree_of(code, events):
                     pass
                 element.closing, element.end = start, end
             continue
-        element = SimpleNamespace(tag=tag, start=start, opened=end, closing=end, end=None if kind == "start" else end, parent=stack[-1], children=[], attributes={})
-        for m in ATTRIBUTE.finditer(code, start + 1 + len(tag), end):
+        element = SimpleNamespace(tag=tag, start=start, named=start + 1 + len(tag), opened=end, closing=end, end=None if kind == "start" else end,
+                                  parent=stack[-1], children=[], attributes={})
+        for m in ATTRIBUTE.finditer(code, element.named, end):
             quoted = (m[2] or "")[:1] in ("'", '"') and m[2]
             element.attributes.setdefault(m[1].lower(), (m.start(), m.end(), m.start(2) + bool(quoted) if m[2] else m.end(), m.end() - bool(quoted)))
         stack[-1].children.append(element)
@@ -646,7 +659,7 @@ def node_colour(rng, t):
             up = e
             while up.parent and not {"stroke", "style"} & set(up.attributes):
                 up = up.parent
-            yield [(e.start + 1 + len(e.tag),) * 2 + (f' {"stroke" if "stroke" in up.attributes else "fill"}="{rng.choice(COLOURS)}"',)]
+            yield [(e.named, e.named, f' {"stroke" if "stroke" in up.attributes else "fill"}="{rng.choice(COLOURS)}"')]
 
 def node_attribute(rng, t):
     """An attribute forgotten."""
@@ -659,7 +672,7 @@ def web_font_size(rng, t):
 
 def web_font_style(rng, t):
     yield from css_words(rng, t, "font.*|text.*", "bold normal", "600 400", "700 400", "500 800", "italic normal", "uppercase none lowercase", "underline none", "sans-serif serif monospace")
-    yield from ([(e.start + 1, e.start + 1 + len(e.tag), new), (e.closing + 2, e.closing + 2 + len(e.tag), new)] for e in whole(t.elements)
+    yield from ([(e.start + 1, e.named, new), (e.closing + 2, e.closing + 2 + len(e.tag), new)] for e in whole(t.elements)
                 for new in [{"h1": "h3", "h2": "h4", "h3": "p", "strong": "span", "b": "span", "p": "h3", "em": "span"}.get(e.tag)] if new)
 
 def web_spacing(rng, t):
@@ -716,7 +729,7 @@ def svg_stroke_width(rng, t):
 def svg_transform(rng, t):
     yield from ([set_apart(t, a, b, scaled(rng, n))] for a, b, n in shape_numbers(t, "transform|gradienttransform"))
     side = canvas(t) / 8
-    yield from ([(e.start + 1 + len(e.tag),) * 2 + (f' transform="{rng.choice((f"translate({side:g} 0)", f"translate(0 {-side:g})", "scale(0.8)", "rotate(15)"))}"',)]
+    yield from ([(e.named, e.named, f' transform="{rng.choice((f"translate({side:g} 0)", f"translate(0 {-side:g})", "scale(0.8)", "rotate(15)"))}"')]
                 for e in whole(t.elements) if "transform" not in e.attributes and e.tag in ("g", "path", "rect", "circle", "ellipse", "polygon", "text", "use"))
 
 def svg_viewbox(rng, t):
@@ -740,7 +753,7 @@ def svg_radius(rng, t):
 
 def svg_opacity(rng, t):
     yield from ([(a, b, other(rng, n, ("0.3", "0.6", "1")))] for a, b, n in shape_numbers(t, ".*opacity"))
-    yield from ([(e.start + 1 + len(e.tag),) * 2 + (' opacity="0.4"',)] for e in whole(t.elements) if "opacity" not in e.attributes and e.tag in ("g", "path", "rect", "circle", "ellipse", "polygon"))
+    yield from ([(e.named, e.named, ' opacity="0.4"')] for e in whole(t.elements) if "opacity" not in e.attributes and e.tag in ("g", "path", "rect", "circle", "ellipse", "polygon"))
 
 def svg_rounded(rng, t):
     """All decimals of a path rounded away."""

@@ -34,11 +34,12 @@ from reward import extract_code
 COLOURS = ("red", "blue", "green", "orange", "purple", "brown", "gray", "teal", "magenta", "black")
 HEX = ("#d62728", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#555555", "#17becf", "#e377c2", "#111111")
 WORDS = "Total Value Average Count Level Score Result Group Series Index Rate Other".split()
-UNPARSED = (SyntaxError, ValueError, RecursionError, expat.ExpatError)
+UNPARSED = (SyntaxError, ValueError, RecursionError, MemoryError, AssertionError, expat.ExpatError)  # html.parser asserts
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 # ------------------------------------------------------------------------------------------------------------- operators
+
 
 def one_line(text, length):
     text = " ".join(text.split())
@@ -113,6 +114,8 @@ def reworded(rng, text):
 @lru_cache(8)
 def python(code):
     """-> code and its ast nodes in source order with start and end (characters) and parent; not those within f-strings, which Python 3.11 misplaces."""
+    if "\r" in code.replace("\r\n", ""):
+        raise ValueError("ast takes a bare carriage return for a line's end")
     lines, starts, nodes = code.split("\n"), [0], []
     for line in lines:
         starts.append(starts[-1] + len(line) + 1)
@@ -178,9 +181,9 @@ def given(call, *names):
 def removed(p, statement):
     """The edit that takes a statement out with its line, or puts `pass` where a block would be left empty."""
     start, end = p.code.rfind("\n", 0, statement.start) + 1, p.code.find("\n", statement.end) + 1 or len(p.code)
-    alone = not p.code[start:statement.start].strip() and re.match(r"\s*(#|$)", p.code[statement.end:end])
+    own_line = not p.code[start:statement.start].strip() and re.match(r"\s*(#|$)", p.code[statement.end:end])
     block = next(v for v in vars(statement.parent).values() if isinstance(v, list) and statement in v)
-    return [(start, end, "")] if alone and (len(block) > 1 or isinstance(statement.parent, ast.Module)) else [(statement.start, statement.end, "pass")]
+    return [(start, end, "")] if own_line and (len(block) > 1 or isinstance(statement.parent, ast.Module)) else [(statement.start, statement.end, "pass")]
 
 
 def alone(p, call):
@@ -191,9 +194,18 @@ def alone(p, call):
     return up if isinstance(up, ast.Expr) or names and not used & set(names) else None
 
 
+def numbers_in(node):
+    return [n for n in ast.walk(node) if isinstance(n, ast.Constant) and type(n.value) in (int, float)]
+
+
 def numbers(p, names):
     """The numbers of keyword arguments of these names, also within tuples and lists."""
-    return [n for k in keywords(p, names) for n in ast.walk(k.value) if isinstance(n, ast.Constant) and type(n.value) in (int, float)]
+    return [n for k in keywords(p, names) for n in numbers_in(k.value)]
+
+
+def renamed(call, new):
+    """The edit that calls another method of the same object."""
+    return [(call.func.end - len(call.func.attr), call.func.end, new)]
 
 
 def rescaled(rng, p, nodes):
@@ -203,63 +215,63 @@ def rescaled(rng, p, nodes):
 def formats(p):
     """The format strings of plot calls, such as 'ro--': [(node, match with groups colour, marker, line)]."""
     fits = r"(?P<colour>[bgrcmykw]?)(?P<marker>[.,ov^<>1-4sp*hH+xDd|_]?)(?P<line>(?:--|-\.|-|:)?)(?P<late>[bgrcmykw]?)"
-    found = [(n, re.fullmatch(fits, n.value)) for n in constants(p, (str,)) if isinstance(n.parent, ast.Call) and name_of(n.parent) in ("plot", "errorbar", "semilogy", "semilogx", "loglog")]
+    plots = calls(p, {"plot", "errorbar", "semilogy", "semilogx", "loglog"})
+    found = [(n, re.fullmatch(fits, n.value)) for n in constants(p, (str,)) if n.parent in plots]
     return [(n, m) for n, m in found if m]
+
+
+def unformatted(p, names, *keywords_):
+    """The calls that have neither a format string nor one of these keywords."""
+    having = [n.parent for n, _ in formats(p)]
+    return [c for c in calls(p, names) if c not in having and not given(c, *keywords_)]
 
 def chart_colour(rng, p):
     for n in constants(p, (str,)):
         up = n.parent.parent if isinstance(n.parent, (ast.List, ast.Tuple)) else n.parent
         named = isinstance(up, ast.keyword) and re.search(r"colou?r|^[cf]c?$|^ec$", up.arg or "")
-        if n.value.startswith("tab:") or re.fullmatch(r"C\d", n.value) or is_colour(n.value) or named and n.value in "bgrcmyk":
+        if n.value.startswith("tab:") or re.fullmatch(r"C\d", n.value) or is_colour(n.value) or named and n.value in list("bgrcmyk"):
             yield inner(p, n, recoloured(rng, n.value.removeprefix("tab:")))
     for n, m in formats(p):
         if m["colour"]:
             yield inner(p, n, other(rng, m["colour"], "bgrcmk") + n.value[1:])
-    for call in calls(p, {"plot", "scatter", "bar", "barh", "hist", "fill_between", "step"}):
-        if not given(call, "color", "c", "facecolor", "colors", "cmap") and not any(n.parent is call and m["colour"] for n, m in formats(p)):
-            yield added(p, call, f"color='{rng.choice(COLOURS)}'")
+    for call in unformatted(p, {"plot", "scatter", "bar", "barh", "hist", "fill_between", "step"}, "color", "c", "facecolor", "colors", "cmap"):
+        yield added(p, call, f"color='{rng.choice(COLOURS)}'")
 
 def chart_colormap(rng, p):
     for n in constants(p, (str,)):
-        if isinstance(n.parent, ast.keyword) and n.parent.arg == "cmap" or isinstance(n.parent, ast.Call) and name_of(n.parent) in ("get_cmap", "set_cmap") or \
-                isinstance(n.parent, ast.Subscript) and p.code[n.parent.start:n.start].endswith("colormaps["):
+        if re.search(r"(\bcmap\s*=\s*|colormaps\[|[gs]et_cmap\()$", p.code[max(0, n.start - 20):n.start]):
             yield inner(p, n, other(rng, n.value, MAPS))
-    for n in p.nodes:
-        if isinstance(n, ast.Attribute) and re.fullmatch(r"(mpl\.|plt\.|matplotlib\.)?cm", p.code[n.value.start:n.value.end]) and not isinstance(n.parent, ast.Attribute) and not \
-                isinstance(n.parent, ast.Call) or isinstance(n, ast.Attribute) and n.attr in MAPS:
-            yield [(n.end - len(n.attr), n.end, other(rng, n.attr, MAPS))]
-    for call in calls(p, MAPPED):
-        if not given(call, "cmap", "colors", "color"):
-            yield added(p, call, f"cmap='{rng.choice(MAPS[1:])}'")
+    yield from ([(n.end - len(n.attr), n.end, other(rng, n.attr, MAPS))] for n in p.nodes if isinstance(n, ast.Attribute) and n.attr in MAPS)  # cm.viridis
+    yield from (added(p, call, f"cmap='{rng.choice(MAPS[1:])}'") for call in calls(p, MAPPED) if not given(call, "cmap", "colors", "color"))
 
 def chart_marker(rng, p):
     yield from (inner(p, k.value, other(rng, k.value.value, "osx^D")) for k in keywords(p, {"marker"}) if k.value in constants(p, (str,)))
     yield from (inner(p, n, n.value[:m.start("marker")] + other(rng, m["marker"], "osx^D") + n.value[m.end("marker"):]) for n, m in formats(p))
-    yield from (added(p, call, f"marker='{rng.choice('osx^D')}'") for call in calls(p, {"plot", "scatter"}) if not given(call, "marker") and not any(n.parent is call for n, _ in formats(p)))
+    yield from (added(p, call, f"marker='{rng.choice('osx^D')}'") for call in unformatted(p, {"plot", "scatter"}, "marker"))
 
 def chart_line(rng, p):
     """Style or width."""
-    yield from (inner(p, k.value, other(rng, k.value.value, LINES.values() if k.value.value in LINES.values() else LINES)) for k in keywords(p, LINE_STYLE) if k.value in constants(p, (str,)))
+    for k in keywords(p, LINE_STYLE):
+        if k.value in constants(p, (str,)):
+            yield inner(p, k.value, other(rng, k.value.value, LINES.values() if k.value.value.isalpha() else LINES))
     yield from (inner(p, n, n.value[:m.start("line")] + other(rng, m["line"], LINES) + n.value[m.end("line"):]) for n, m in formats(p) if m["line"])
     yield from rescaled(rng, p, numbers(p, {"linewidth", "lw", "linewidths", "markersize", "ms", "s"}))
-    for call in calls(p, {"plot", "step", "axhline", "axvline", "semilogy"}):
-        if not given(call, *LINE_STYLE, "linewidth", "lw") and not any(n.parent is call for n, _ in formats(p)):
-            yield added(p, call, rng.choice(("linestyle='--'", "linewidth=4")))
+    for call in unformatted(p, {"plot", "step", "axhline", "axvline", "semilogy"}, *LINE_STYLE, "linewidth", "lw"):
+        yield added(p, call, rng.choice(("linestyle='--'", "linewidth=4")))
 
 def chart_opacity(rng, p):
     yield from rescaled(rng, p, [n for n in numbers(p, {"alpha"}) if n.value])
-    yield from (added(p, call, "alpha=0.3") for call in calls(p, PLOTS & {"plot", "scatter", "bar", "barh", "hist", "fill_between", "imshow", "contourf"}) if not given(call, "alpha"))
+    yield from (added(p, call, "alpha=0.3") for call in calls(p, {"plot", "scatter", "bar", "barh", "hist", "fill_between", "imshow", "contourf"}) if not given(call, "alpha"))
 
 def chart_data(rng, p):
     """A number of the data, in a list or a formula."""
     def is_data(n):
-        if any(k.arg in ("figsize", "width_ratios", "height_ratios") and k.start <= n.start < k.end for k in p.nodes if isinstance(k, ast.keyword)):
-            return False
         while n and not isinstance(n, (ast.keyword, ast.Subscript, ast.stmt)):
             if isinstance(n, (ast.BinOp, ast.List)) or isinstance(n, ast.Call) and re.match(r"np\.(linspace|arange|array|random\.\w+)\b(?<!seed)", p.code[n.start:n.end]):
                 return True
             n = n.parent
-    yield from rescaled(rng, p, [n for n in constants(p, (int, float)) if is_data(n)])
+    others = set(numbers(p, {"figsize", "width_ratios", "height_ratios"}))
+    yield from rescaled(rng, p, [n for n in constants(p, (int, float)) if n not in others and is_data(n)])
 
 def chart_series_swapped(rng, p):
     """x and y of a call, or the data of two calls."""
@@ -284,10 +296,13 @@ def chart_text(rng, p):
     """A title or label misread or forgotten."""
     yield from (removed(p, alone(p, c)) for c in calls(p, TEXTS - {"legend"}) if alone(p, c))
     for n in constants(p, (str,)):
-        up = n.parent.parent if isinstance(n.parent, (ast.List, ast.Tuple)) else n.parent
-        if re.search(r"[A-Za-z]{2}", n.value) and "$" not in n.value and (isinstance(up, ast.Call) and name_of(up) in TEXTS or isinstance(up, ast.keyword) and re.search(
-                r"label|title|^text$", up.arg or "") and not is_colour(n.value) or isinstance(n.parent, ast.List) and isinstance(up, (ast.Assign, ast.Call)) and not is_colour(n.value)):
+        listed = isinstance(n.parent, (ast.List, ast.Tuple))
+        up = n.parent.parent if listed else n.parent
+        named = isinstance(up, ast.keyword) and re.search(r"label|title|^text$", up.arg or "")
+        names = listed and isinstance(up, (ast.Assign, ast.Call))
+        if re.search(r"[A-Za-z]{2}", n.value) and "$" not in n.value and not is_colour(n.value) and (named or names or isinstance(up, ast.Call) and name_of(up) in TEXTS):
             yield inner(p, n, reworded(rng, n.value))
+
 
 def receivers(p):
     """{source of what is plotted on: the last such call that is a statement and ends its line}"""
@@ -303,7 +318,7 @@ def chart_limits(rng, p):
     """The range of an axis: other numbers, or none where there are some."""
     names = {"set_xlim", "set_ylim", "xlim", "ylim", "axis", "set_zlim", "set_xbound", "set_ybound", "set_xticks", "set_yticks", "set_clim"}
     for call in calls(p, names):
-        yield from rescaled(rng, p, [n for n in ast.walk(call) if isinstance(n, ast.Constant) and type(n.value) in (int, float)])
+        yield from rescaled(rng, p, numbers_in(call))
         if alone(p, call):
             yield removed(p, alone(p, call))
     yield from rescaled(rng, p, numbers(p, {"xlim", "ylim", "vmin", "vmax", "extent", "levels", "bins"}))
@@ -314,7 +329,7 @@ def chart_scale(rng, p):
         if call.args and call.args[0] in constants(p, (str,)):
             yield inner(p, call.args[0], other(rng, call.args[0].value, ("linear", "log")))
     for call in calls(p, {"semilogx", "semilogy", "loglog"}):
-        yield [(call.func.end - len(call.func.attr), call.func.end, "plot")]
+        yield renamed(call, "plot")
     for target, call in receivers(p).items():
         if name_of(call) in ("plot", "scatter", "bar", "hist", "errorbar", "step"):
             axis = rng.choice("xy")
@@ -343,7 +358,7 @@ def chart_type(rng, p):
         if isinstance(call.func, ast.Attribute) and not (kind == "scatter" and given(call, "s", "c", "cmap")) and (kind != "plot" or len(data_) == 2):
             new = rng.choice(("scatter", "bar", "step")) if kind == "plot" and len(call.args) == 2 and not given(call, "marker", "linestyle", "ls", "markersize") else others[kind]
             sides = [(k.start, k.start + len(k.arg), {"width": "height", "height": "width"}[k.arg]) for k in call.keywords if "bar" in kind and k.arg in ("width", "height")]
-            yield [(call.func.end - len(call.func.attr), call.func.end, new), *sides]
+            yield renamed(call, new) + sides
 
 def chart_grid(rng, p):
     """Dropped, or added where there is none."""
@@ -385,6 +400,7 @@ def missing_import(rng, p):
     used = {n.id for n in p.nodes if isinstance(n, ast.Name)}
     yield from (removed(p, n) for n in p.nodes if isinstance(n, (ast.Import, ast.ImportFrom)) and any((a.asname or a.name.split(".")[0]) in used for a in n.names))
 
+
 def misspelt(rng, word):
     """A name with a letter forgotten or doubled, never its first."""
     i = rng.randrange(1, max(2, len(word)))
@@ -396,7 +412,7 @@ def misspelt_keyword(rng, p):
 
 def misspelt_attribute(rng, p):
     """Fails."""
-    yield from ([(c.func.end - len(c.func.attr), c.func.end, misspelt(rng, c.func.attr))] for c in p.nodes if isinstance(c, ast.Call) and isinstance(c.func, ast.Attribute))
+    return (renamed(c, misspelt(rng, c.func.attr)) for c in p.nodes if isinstance(c, ast.Call) and isinstance(c.func, ast.Attribute))
 
 def unequal_length(rng, p):
     """A value forgotten in a list: fails where another one has its length."""
@@ -432,7 +448,6 @@ def rewritten(p, change):
 
 def is_atom(token):
     return token[0].isalpha() or token[0] == "["
-
 
 def chem_element(rng, p):
     swaps = {"C": "NOS", "N": "COS", "O": "NSC", "S": "ON", "F": ["Cl", "Br"], "Cl": ["F", "Br"], "Br": ["Cl", "I"], "I": ["Br"], "c": "n", "n": "c", "s": "o", "o": "s", "P": "N"}
@@ -501,9 +516,9 @@ ATTRIBUTE = re.compile(r"""\s([^\s=/>"']+)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s>"']+))
 
 
 def tree_of(code, events):
-    """Events (kind, tag, start, end) in order -> code and its elements with tag, start, opened, closing, end, parent, children and attributes.
+    """Events (kind, tag, start, end) in order -> code and its elements with tag, start, named, opened, closing, end, parent, children and attributes.
 
-    opened and closing are the ends of the start tag and the start of the end tag; end is None for an element that is never closed. attributes:
+    named is the end of the tag's name, opened and closing are the end of the start tag and the start of the end tag; end is None for an element that is never closed. attributes:
     {name: (start, end, start of the value, its end)}. styles: the CSS declarations.
     """
     root = SimpleNamespace(tag="", children=[], parent=None, end=None, opened=0, closing=len(code), attributes={})
@@ -515,8 +530,9 @@ def tree_of(code, events):
                     pass
                 element.closing, element.end = start, end
             continue
-        element = SimpleNamespace(tag=tag, start=start, opened=end, closing=end, end=None if kind == "start" else end, parent=stack[-1], children=[], attributes={})
-        for m in ATTRIBUTE.finditer(code, start + 1 + len(tag), end):
+        element = SimpleNamespace(tag=tag, start=start, named=start + 1 + len(tag), opened=end, closing=end, end=None if kind == "start" else end,
+                                  parent=stack[-1], children=[], attributes={})
+        for m in ATTRIBUTE.finditer(code, element.named, end):
             quoted = (m[2] or "")[:1] in ("'", '"') and m[2]
             element.attributes.setdefault(m[1].lower(), (m.start(), m.end(), m.start(2) + bool(quoted) if m[2] else m.end(), m.end() - bool(quoted)))
         stack[-1].children.append(element)
@@ -594,33 +610,36 @@ def valued(t, pattern):
     found = [v[2:] for e in t.elements for name, v in e.attributes.items() if re.fullmatch(pattern, name)]
     return [(a, b, t.code[a:b]) for a, b in found if a < b]
 
+
 def css_numbers(rng, t, pattern):
     return [[(a, a + len(token.representation), scaled(rng, token.representation))] for d in t.styles if re.fullmatch(pattern, d.name) for token, a, _ in d.tokens
             if token.type in ("dimension", "percentage", "number") and token.value]
+
 
 def css_words(rng, t, pattern, *groups):
     """A keyword exchanged for another one of its group."""
     return [[(a, b, other(rng, t.code[a:b], group.split()))] for d in t.styles if re.fullmatch(pattern, d.name) for _, a, b in d.tokens for group in groups if t.code[a:b] in group.split()]
 
-def whole(t):
-    """The elements that are drawn and closed."""
-    return [e for e in t.elements if e.end and e.tag not in ("html", "head", "body", "style", "script", "title", "meta", "link", "svg", "defs", "clipPath") and
-            e.parent.tag not in ("head", "defs", "clipPath")]
+
+def whole(elements):
+    """Those that are drawn and closed."""
+    hidden = ("head", "defs", "clipPath", "style", "script", "title", "meta", "link")
+    return [e for e in elements if e.end and e.tag not in (*hidden, "html", "body", "svg") and e.parent.tag not in hidden]
 
 def node_dropped(rng, t):
-    return ([(e.start, e.end, "")] for e in whole(t))
+    return ([(e.start, e.end, "")] for e in whole(t.elements))
 
 def node_duplicated(rng, t):
-    return ([(e.end, e.end, "\n" + t.code[e.start:e.end])] for e in whole(t))
+    return ([(e.end, e.end, "\n" + t.code[e.start:e.end])] for e in whole(t.elements))
 
 def node_swapped(rng, t):
     """Two neighbours exchanged: in SVG what is in front, in HTML what comes first."""
     for e in t.elements:
-        nodes = [c for c in e.children if c in whole(t)]
+        nodes = whole(e.children)
         yield from ([(a.start, a.end, t.code[b.start:b.end]), (b.start, b.end, t.code[a.start:a.end])] for a, b in zip(nodes, nodes[1:]))
 
 def node_text(rng, t):
-    for e in whole(t):
+    for e in whole(t.elements):
         if all(c.end for c in e.children):
             edges = [e.opened, *(x for c in e.children for x in (c.start, c.end)), e.closing]
             for a, b in zip(edges[::2], edges[1::2]):
@@ -635,12 +654,12 @@ def node_colour(rng, t):
         if re.search("color|background|border|fill|stroke|shadow|outline|^--", d.name):
             yield from ([(a, b, recoloured(rng, t.code[a:b]))] for token, a, b in d.tokens if token.type in ("hash", "ident", "function") and is_colour(t.code[a:b]))
     yield from ([(a, b, recoloured(rng, text))] for a, b, text in valued(t, "fill|stroke|stop-color|flood-color|bgcolor|color") if is_colour(text) or text == "currentColor")
-    for e in whole(t):
+    for e in whole(t.elements):
         if e.tag in ("path", "rect", "circle", "ellipse", "polygon", "text", "g") and not {"fill", "class", "style", "stroke"} & set(e.attributes):
             up = e
             while up.parent and not {"stroke", "style"} & set(up.attributes):
                 up = up.parent
-            yield [(e.start + 1 + len(e.tag),) * 2 + (f' {"stroke" if "stroke" in up.attributes else "fill"}="{rng.choice(COLOURS)}"',)]
+            yield [(e.named, e.named, f' {"stroke" if "stroke" in up.attributes else "fill"}="{rng.choice(COLOURS)}"')]
 
 def node_attribute(rng, t):
     """An attribute forgotten."""
@@ -653,7 +672,7 @@ def web_font_size(rng, t):
 
 def web_font_style(rng, t):
     yield from css_words(rng, t, "font.*|text.*", "bold normal", "600 400", "700 400", "500 800", "italic normal", "uppercase none lowercase", "underline none", "sans-serif serif monospace")
-    yield from ([(e.start + 1, e.start + 1 + len(e.tag), new), (e.closing + 2, e.closing + 2 + len(e.tag), new)] for e in whole(t)
+    yield from ([(e.start + 1, e.named, new), (e.closing + 2, e.closing + 2 + len(e.tag), new)] for e in whole(t.elements)
                 for new in [{"h1": "h3", "h2": "h4", "h3": "p", "strong": "span", "b": "span", "p": "h3", "em": "span"}.get(e.tag)] if new)
 
 def web_spacing(rng, t):
@@ -685,16 +704,19 @@ def web_class(rng, t):
         yield [(at, at + len(word), other(rng, word, (misspelt(rng, word), word + "s", "")))]
 
 def web_unclosed(rng, t):
-    return ([(e.closing, e.end, "")] for e in whole(t) if e.closing < e.end)
+    return ([(e.closing, e.end, "")] for e in whole(t.elements) if e.closing < e.end)
+
 
 def shape_numbers(t, pattern):
     """[(start, end, digits)] of the numbers in the attributes that match."""
     return [(a + m.start(), a + m.end(), m[0]) for a, _, text in valued(t, pattern) for m in NUMBER.finditer(text)]
 
+
 def set_apart(t, a, b, text):
     """The edit that writes a number, not run together with its neighbours: in a path, 7.6-1.5 and 1.5.5 are two numbers each."""
     before = " " if re.match(r"[\d.]", t.code[a - 1]) and text[0] != "-" else ""
     return a, b, before + text + (" " if re.match(r"[\d.]", t.code[b]) else "")
+
 
 def canvas(t):
     box = [float(n) for n in NUMBER.findall("".join(text for _, _, text in valued(t, "viewbox")[:1]))]
@@ -707,8 +729,8 @@ def svg_stroke_width(rng, t):
 def svg_transform(rng, t):
     yield from ([set_apart(t, a, b, scaled(rng, n))] for a, b, n in shape_numbers(t, "transform|gradienttransform"))
     side = canvas(t) / 8
-    yield from ([(e.start + 1 + len(e.tag),) * 2 + (f' transform="{rng.choice((f"translate({side:g} 0)", f"translate(0 {-side:g})", "scale(0.8)", "rotate(15)"))}"',)]
-                for e in whole(t) if "transform" not in e.attributes and e.tag in ("g", "path", "rect", "circle", "ellipse", "polygon", "text", "use"))
+    yield from ([(e.named, e.named, f' transform="{rng.choice((f"translate({side:g} 0)", f"translate(0 {-side:g})", "scale(0.8)", "rotate(15)"))}"')]
+                for e in whole(t.elements) if "transform" not in e.attributes and e.tag in ("g", "path", "rect", "circle", "ellipse", "polygon", "text", "use"))
 
 def svg_viewbox(rng, t):
     for a, b, text in valued(t, "viewbox"):
@@ -721,8 +743,9 @@ def svg_viewbox(rng, t):
 
 def svg_coordinate(rng, t):
     """A number moved by 6 to 25 % of the canvas."""
+    side = canvas(t)
     for a, b, n in shape_numbers(t, "x|y|cx|cy|x1|x2|y1|y2|width|height|points|d"):
-        new = float(n) + rng.choice((-1, 1)) * rng.uniform(0.06, 0.25) * canvas(t)
+        new = float(n) + rng.choice((-1, 1)) * rng.uniform(0.06, 0.25) * side
         yield [set_apart(t, a, b, f"{new:.{min(3, len(n.partition('.')[2]))}f}")]
 
 def svg_radius(rng, t):
@@ -730,14 +753,13 @@ def svg_radius(rng, t):
 
 def svg_opacity(rng, t):
     yield from ([(a, b, other(rng, n, ("0.3", "0.6", "1")))] for a, b, n in shape_numbers(t, ".*opacity"))
-    yield from ([(e.start + 1 + len(e.tag),) * 2 + (' opacity="0.4"',)] for e in whole(t) if "opacity" not in e.attributes and e.tag in ("g", "path", "rect", "circle", "ellipse", "polygon"))
+    yield from ([(e.named, e.named, ' opacity="0.4"')] for e in whole(t.elements) if "opacity" not in e.attributes and e.tag in ("g", "path", "rect", "circle", "ellipse", "polygon"))
 
 def svg_rounded(rng, t):
     """All decimals of a path rounded away."""
     for a, b, text in valued(t, "d|points|transform"):
-        found = [m for m in NUMBER.finditer(text) if "." in m[0]]
-        if found:
-            yield [set_apart(t, a + m.start(), a + m.end(), f"{round(float(m[0])) or 0}") for m in found]
+        whole_number = lambda m: m[0] if "." not in m[0] else " " * (float(m[0]) >= -0.5 and text[m.start() - 1:m.start()] in list(".0123456789")) + str(round(float(m[0])))
+        yield [(a, b, NUMBER.sub(whole_number, text))]
 
 def svg_path(rng, t):
     """A part of a path forgotten, or an absolute command taken for a relative one."""
@@ -805,16 +827,18 @@ def enclosing(t):
     while t := t.opener:
         yield t
 
+
 def options(p):
     """[(start, end, text, opener)] of the items of option lists: [...] and {...} after `style=`."""
     for o in p.tokens:
-        style = o.text == "{" and o.before and (o.before.text == "=" and re.search(r"style\s*=\s*$", p.code[:o.start]) or o.before.text in ("\\tikzset", "\\pgfplotsset"))
+        style = o.text == "{" and o.before and (o.before.text == "=" and re.search(r"style\s*=\s*$", p.code[max(0, o.start - 20):o.start]) or o.before.text in ("\\tikzset", "\\pgfplotsset"))
         if o.partner and (o.text == "[" and not o.math or style) and o.start < o.partner.start:
             edges = [o.end - 1, *(t.start for t in o.items if t.text == "," and t.opener is o), o.partner.start]
             for a, b in zip(edges, edges[1:]):
                 text = p.code[a + 1:b]
                 start = a + 1 + len(text) - len(text.lstrip())
                 yield start, start + len(text.strip()), text.strip(), o
+
 
 def statements(p, names=STATEMENTS):
     """[(command, its semicolon)]"""
@@ -823,6 +847,7 @@ def statements(p, names=STATEMENTS):
             end = next((u for u in p.tokens[i:] if u.text == ";" and u.opener is t.opener), None)
             if end:
                 yield t, end
+
 
 def styled(rng, p, choices, names=STATEMENTS):
     """The edits that give a statement one more option."""
@@ -840,7 +865,7 @@ def latex_colour(rng, p):
 
 def latex_coordinate(rng, p):
     for t in p.tokens:
-        if t.kind == "number" and t.opener and t.opener.text == "(" and t.drawn and not t.math and re.search(r"[\s(,:*+-]$", p.code[:t.start]) and re.search("[,:]", "".join(u.text for u in t.opener.items)):
+        if t.kind == "number" and t.opener and t.opener.text == "(" and t.drawn and not t.math and p.code[t.start - 1] in " (,:*+-" and re.search("[,:]", "".join(u.text for u in t.opener.items)):
             polar = p.code[t.end:t.end + 1] == ":"
             new = float(t.text) + (rng.choice((20, 45, 90)) if polar else rng.choice((-1, 1)) * rng.choice((0.4, 0.8, 1.5)) * max(1, float(t.text) / 4))
             yield [(t.start - (p.code[t.start - 1] == "-"), t.end, f"{new if p.code[t.start - 1] != '-' else -new:.2f}".rstrip("0").rstrip("."))]
@@ -1020,13 +1045,12 @@ def defect(rng, sample, code, right, failing, draw, operators):
 
 def model_defect(sample, responses, right, draw, may_fail, counts):
     """The first of a model's answers that is a defect: (code, change, message), None where there is none. counts: a Counter of what they are."""
-    import numpy as np
     from reward import features, visual_parts
     for i, response in enumerate(responses):
         code = extract_code(response, sample.language)[0]
         render = code and draw(sample, code)
         if render and render.status == "ok":
-            same = visual_parts(features(np.asarray(data.open_image(sample)), right), render.image, render.texts)["visual"] >= SAME
+            same = visual_parts(features(right.image, right), render.image, render.texts)["visual"] >= SAME
         kind = "no code" if not code else "renderer failed" if render.status == "infra" else ("right" if same else "differs") if render.status == "ok" else "fails"
         if kind == "fails" and not may_fail:
             kind = "fails, as enough others do"

@@ -10,6 +10,8 @@ code was made defective).
     python data.py synth --out out/data                   # the embedded default: procedural SVG, HTML, Python charts
     python data.py import FILE.parquet --out out/mine     # foreign data -> our splits, rejects counted (corpus.py)
     python data.py filter out/mine --out out/clean        # what parses, runs, draws the same twice
+    python data.py dedupe out/clean --out out/unique      # without near-duplicates (dedupe.py)
+    python data.py decontaminate out/unique --against SET.parquet --out out/mine    # without what an evaluation set holds
     python data.py refine out/clean --out out/refined     # defective programs to be corrected (refine.py)
     python data.py select-rl out/clean/rl --scores out/eval/sft/scores.jsonl --out out/selected    # prompts worth ViRL
     python data.py export out/mine/sft --out trl.parquet  # our samples -> TRL's or EasyR1's schema
@@ -18,8 +20,6 @@ code was made defective).
 
 `synth` and `import` both write the layout that every stage reads: `DIR/sft` (pairs), `DIR/rl` (targets for ViRL:
 images, most of them without any code) and `DIR/test` (held out; no image of it occurs in the other two).
-
-Left out here: near-duplicate search, decontamination.
 """
 import argparse
 import base64
@@ -478,6 +478,15 @@ def main():
     p.add_argument("--render-timeout", type=float, default=10.0, help="seconds per program")
     p.add_argument("--workers", type=int, default=None, help="files read at a time (default: one per core)")
     p.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
+    p = commands.add_parser("dedupe", help="drop near-duplicates", allow_abbrev=False)
+    p.add_argument("path", help="directory of samples whose images can be read (see filter)")
+    p.add_argument("--out", required=True, help="directory to write")
+    p.add_argument("--workers", type=int, default=None, help="files read at a time (default: one per core)")
+    p = commands.add_parser("decontaminate", help="drop from sft and rl what an evaluation set holds", allow_abbrev=False)
+    p.add_argument("path", help="directory of samples whose images can be read (see filter)")
+    p.add_argument("--against", nargs="+", required=True, help="evaluation sets: whatever `import` reads; answers may be missing")
+    p.add_argument("--out", required=True, help="directory to write")
+    p.add_argument("--workers", type=int, default=None, help="files read at a time (default: one per core)")
     p = commands.add_parser("refine", help="make refinement samples: image + defective code -> corrected code", allow_abbrev=False)
     p.add_argument("path", help="directory of samples whose programs run (see filter)")
     p.add_argument("--out", required=True, help="directory to write")
@@ -519,6 +528,12 @@ def main():
             corpus.import_files(args.inputs, args.out, args.limit, args.workers, args.unsafe_render)
         elif args.command == "filter":
             corpus.filter_samples(args.path, args.out, args.max_characters, args.render_timeout, args.workers, args.unsafe_render)
+        elif args.command == "dedupe":
+            import dedupe
+            dedupe.dedupe(args.path, args.out, args.workers)
+        elif args.command == "decontaminate":
+            import dedupe
+            dedupe.decontaminate(args.path, args.against, args.out, args.workers)
         elif args.command == "refine":
             import refine
             refine.refine_samples(args.path, args.out, args.only, args.predictions, args.correct, args.seed, args.render_timeout, args.workers, args.unsafe_render)

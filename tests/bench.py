@@ -7,6 +7,7 @@
     python tests/bench.py hostile                       # 1,000 hostile programs, nothing may be left
     python tests/bench.py reward                        # ms per pair at 512 pixels on one core, beside scikit-image's SSIM
     python tests/bench.py pack [--data FILE.parquet]    # useful tokens of a batch: packed, by length, as they come
+    python tests/bench.py dedupe                        # distinct look-alikes kept, planted near-duplicates found
     python tests/bench.py labels DIR                    # share of a corpus' answers that run, per language
 
 Each exits with 1 where what it checks does not hold. The naive way is the original release's: a new Python for each
@@ -364,9 +365,120 @@ def pack(args):
     return packed < 0.97 and not args.data  # of short samples 256 fill a dozen rows, the last one half
 
 
+def look_alikes(n):
+    """{set: [(image, code, language, domain)]}: n distinct samples each that look alike: formulas, charts, bars of one template, icons, molecules."""
+    import random
+    import cairosvg
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from PIL import Image
+    from rdkit import Chem
+    from rdkit.Chem import Draw
+
+    def drawn(figure):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        plt.close(figure)
+        return Image.open(buffer).convert("RGB")
+
+    def formula(i):
+        r = np.random.default_rng(i)
+        text = f"\\int_{{{r.integers(9)}}}^{{{r.integers(10, 99)}}} x^{{{r.integers(2, 9)}}}\\,dx = {r.integers(100, 999)}"
+        figure = plt.figure(figsize=(4, 1), dpi=100)
+        figure.text(0.05, 0.4, f"${text}$", fontsize=16)
+        return drawn(figure), f"\\documentclass{{standalone}}\n\\usepackage{{amsmath}}\n\\begin{{document}}\n${text}$\n\\end{{document}}", "latex", "latex"
+
+    def chart(i, kind=None):
+        r, (figure, ax) = np.random.default_rng(i), plt.subplots(figsize=(4, 2.7), dpi=80)
+        kind, a, b, colour = i % 4 if kind is None else kind, r.random(6 if kind else 25).round(2), r.random(6 if kind else 25).round(2), "#%02x%02x%02x" % tuple(r.integers(20, 220, 3))
+        (lambda: ax.plot(np.cumsum(a - 0.5)), lambda: ax.bar(range(len(a)), a), lambda: ax.scatter(a, b, color=colour), lambda: ax.hist([*a, *b], color=colour))[kind]()
+        ax.set_title("Report")
+        return drawn(figure), f"import matplotlib.pyplot as plt\nfig, ax = plt.subplots(figsize=(4, 2.7))\nax.kind{kind}({a.tolist()}, {b.tolist()}, '{colour}')\nax.set_title('Report')", "python", "chart"
+
+    def icon(i):
+        r = np.random.default_rng(i)
+        body = "".join(f'<circle cx="{r.integers(4, 20)}" cy="{r.integers(4, 20)}" r="{r.integers(1, 5)}" fill="{c}"/>' for c in r.choice(["red", "blue", "black"], r.integers(2, 6)))
+        code = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24">{body}</svg>'
+        return Image.open(io.BytesIO(cairosvg.svg2png(code.encode(), output_width=224, background_color="white"))).convert("RGB"), code, "svg", "svg"
+
+    def molecule(smiles):
+        code = f"from rdkit import Chem\nfrom rdkit.Chem import Draw\nmol = Chem.MolFromSmiles('{smiles}')\nDraw.MolToImage(mol).save('m.png')"
+        return Draw.MolToImage(Chem.MolFromSmiles(smiles), size=(300, 300)).convert("RGB"), code, "python", "chem"
+
+    rng, smiles = random.Random(0), {}
+    parts = "F Cl Br I C CC OC C#N N O C(=O)O C(F)(F)F [N+](=O)[O-] S(=O)(=O)N C(C)C".split()
+    while len(smiles) < n:
+        new = rng.choice(("{0}c1ccc({1})cc1", "{0}c1cccc({1})c1", "{0}C1CCN({1})CC1", "{0}c1ccc2cc({1})ccc2c1")).format(*rng.sample(parts, 2))
+        if molecule_ := Chem.MolFromSmiles(new):
+            smiles.setdefault(Chem.MolToSmiles(molecule_), new)
+    icons, k = {}, 0
+    while len(icons) < n:
+        found, k = icon(k), k + 1
+        icons.setdefault(found[0].tobytes(), found)
+    return {"formulas": [formula(i) for i in range(n)], "charts": [chart(i) for i in range(n)], "bars of one template": [chart(i, 1) for i in range(n)],
+            "icons": list(icons.values()), "molecules": [molecule(s) for s in smiles.values()]}
+
+
+def planted(image, how):
+    """A near-duplicate of a PIL image: 0 smaller and as JPEG, 1 with a border, 2 cropped, 3 darker."""
+    from PIL import Image
+    if how == 0:
+        buffer = io.BytesIO()
+        image.resize((round(image.width * 0.7), round(image.height * 0.7)), Image.LANCZOS).save(buffer, "JPEG", quality=70)
+        return Image.open(buffer).convert("RGB")
+    if how == 1:
+        wider = Image.new("RGB", (image.width + 4, image.height + 4), image.getpixel((0, 0)))
+        wider.paste(image, (2, 2))
+        return wider
+    return image.crop((2, 2, image.width - 2, image.height - 2)) if how == 2 else Image.fromarray((np.asarray(image) * 0.96).astype(np.uint8))
+
+
+def duplicates(items, codes, plant):
+    """Run dedupe on a set of `look_alikes`, with or without codes, with near-duplicates planted or not -> (distinct ones dropped, planted ones dropped)."""
+    import data
+    import dedupe
+    mark = {"python": "# as drawn\n", "latex": "% as drawn\n", "svg": "<!-- as drawn -->\n"}
+    samples = []
+    for copy in range(1 + plant):
+        for k, (image, code, language, domain) in enumerate(items):
+            shown = planted(image, k % 4) if copy else image
+            answer = data.fenced(language, (mark[language] if copy else "") + code) if codes else ""
+            samples.append(data.Sample("draw", answer, data.png(np.asarray(shown)), id=f"{'copy' if copy else 'item'}{k}", domain=domain, language=language))
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        data.write_samples(samples, Path(folder) / "in" / "x.parquet")
+        dropped = dedupe.dedupe(Path(folder) / "in", Path(folder) / "out", workers=1)
+    return [sum(d["id"].startswith(kind) for d in dropped.values()) / len(items) for kind in ("item", "copy")]
+
+
+def dedupe(args):
+    """Distinct look-alikes must stay, planted near-duplicates must go; beside the 64-bit pHash that is commonly used."""
+    from PIL import Image
+    from scipy.fft import dctn
+    wrong = False
+
+    def plain(image):
+        low = dctn(np.asarray(image.convert("L").resize((32, 32), Image.LANCZOS), float))[:8, :8].ravel()
+        return low > np.median(low)
+
+    print(f"{'160 of each':24} {'64-bit pHash, 4 bits':>24} {'with code':>24} {'without code':>24}")
+    for name, items in look_alikes(160).items():
+        hashes, copies = [plain(i[0]) for i in items], [plain(planted(i[0], k % 4)) for k, i in enumerate(items)]
+        kept = []
+        for h in hashes:
+            if all((h != k).sum() > 4 for k in kept):
+                kept.append(h)
+        cells = [(1 - len(kept) / len(items), np.mean([(a != b).sum() <= 4 for a, b in zip(hashes, copies)]))]
+        for codes in (True, False):
+            cells.append((duplicates(items, codes, False)[0], duplicates(items, codes, True)[1]))
+        print(f"{name:24}" + "".join(f"   {100 * lost:5.1f} % lost, {100 * found:3.0f} % found" for lost, found in cells))
+        wrong |= cells[1][0] > 0.01 or cells[1][1] < 0.95 or cells[2][0] > 0.01
+    return wrong
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    commands = {f.__name__: f for f in (speed, workers, load, repeat, hostile, reward, labels, pack)}
+    commands = {f.__name__: f for f in (speed, workers, load, repeat, hostile, reward, labels, pack, dedupe)}
     parser.add_argument("command", choices=commands)
     parser.add_argument("directory", nargs="?", default="out/data/sft", help="of `labels`: parquet files")
     parser.add_argument("--data", help="of `speed` and `pack`: a parquet file of real pairs in place of the samples here")

@@ -262,5 +262,9 @@ def test_a_models_own_mistakes(programs, tmp_path):
         assert words in result.stdout, (words, result.stdout)
     assert "1 fails" in result.stdout and ("s3-refine-model" in made) == ("as enough others" not in result.stdout)
     assert "Running it fails" not in made["s1-refine-model"].prompt
-    absent = command("refine", programs, "--out", tmp_path / "no", "--from", tmp_path / "absent.jsonl")
-    assert absent.returncode == 1 and "does not exist" in absent.stderr and len(absent.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("out, predictions, words", [("no", "absent.jsonl", "does not exist"), (".", None, "another one")])
+def test_bad_arguments_are_one_line(tmp_path, out, predictions, words):
+    with pytest.raises(SystemExit, match=words):
+        refine.refine_samples(tmp_path, tmp_path / out, predictions=predictions and tmp_path / predictions)

@@ -29,7 +29,7 @@ CANDIDATES = 40  # of 256 bits that may differ for a pair to be looked at in det
 ASPECT, COLOUR = 0.06, 0.12  # largest difference in ln(aspect), in any of 8 x 8 colours (0 to 1)
 # Largest error in detail (`detail`). Re-encoded at 0.7 of the size as JPEG, 95 % of charts stay below .08, formulas .16, molecules .19,
 # drawings .37; other charts of one template begin at .36, other formulas at .39, other molecules at .09 (`tests/bench.py dedupe`).
-NEAR = {"chart": 0.25, "web": 0.25, "svg": 0.25, "latex": 0.25, "chem": 0.2}
+NEAR = {"chart": 0.25, "web": 0.25, "svg": 0.25, "latex": 0.25, "chem": 0.06}
 NEAREST = {"chart": 0.2, "web": 0.2, "svg": 0.1, "latex": 0.15, "chem": 0.06}
 JACCARD = 0.9
 APART = 96  # bits: pictures of equal code that differ in more are not the same (an input that was random, another renderer)
@@ -329,8 +329,8 @@ def decontaminate(path, against, out, workers=None):
         if table.split[i] != "test":
             rule = "in the evaluation set by " + ("image and code" if i in by_code and i in by_image else "code" if i in by_code else "image")
             file, id_ = names[(by_image.get(i) or by_code[i])[0]]
-            why = [f"{by_image[i][1]} of 256 bits"] * (i in by_image) + [f"{by_code[i][1]:.0%} of its 13-grams"] * (i in by_code)
-            dropped[i] = {"id": str(table.id[i]), "of": id_, "set": file, "rule": rule, "reason": f"{rule}: {id_} of {file} ({', '.join(why)})"}
+            why = (f"{by_image[i][1]} of 256 bits" if i in by_image else "") + (f" {by_code[i][1]:.0%} of its 13-grams" if i in by_code else "")
+            dropped[i] = {"id": str(table.id[i]), "of": id_, "set": file, "rule": rule, "reason": f"{rule}: {id_} of {file} ({why.strip()})"}
     keep(table, out, workers, dropped)
     for file in sorted({f for f, _ in names}):
         rules = Counter(d["rule"] for d in dropped.values() if d["set"] == file)

@@ -1,4 +1,4 @@
-"""refine.py: each operator changes what its name says and nothing else; pairs are sound, counted, and the same again."""
+"""defects.py, refine.py: each operator changes what its name says and nothing else; pairs are sound, counted, and the same again."""
 import ast
 import json
 import os
@@ -13,6 +13,7 @@ from conftest import drawn_samples
 from test_data import command
 
 import data
+import defects
 import refine
 from render import available
 from reward import extract_code
@@ -69,7 +70,7 @@ LATEX = r'''\documentclass[tikz]{standalone}
 \end{tikzpicture}
 \end{document}'''
 PROGRAMS = {"chart": CHART, "chem": CHEM, "web": WEB, "svg": SVG, "latex": LATEX}
-CASES = [(domain, op) for domain, ops in refine.OPERATORS.items() for op in ops]
+CASES = [(domain, op) for domain, ops in defects.OPERATORS.items() for op in ops]
 # what the replaced or the new text of each operator must look like, over many draws
 TOUCHES = {
     "chart_colour": r"red|tab:blue|g|color=", "chart_colormap": "cmap=", "chart_marker": "marker|'g", "chart_line": "g--|2|line", "chart_opacity": "alpha=",
@@ -105,7 +106,7 @@ def replaced(a, b):
 
 @pytest.mark.parametrize("domain, op", CASES, ids=[f"{d}-{op.__name__}" for d, op in CASES])
 def test_each_operator_changes_what_its_name_says(domain, op):
-    code, failing = PROGRAMS[domain], op.__name__ in refine.FAILING
+    code, failing = PROGRAMS[domain], op.__name__ in defects.FAILING
     found = [op(random.Random(seed), code) for seed in range(30)]
     assert all(found), "it does not apply"
     for new, change in found:
@@ -149,8 +150,8 @@ def test_each_operator_changes_what_its_name_says(domain, op):
     ("latex_math", "\\frac{1}{\\text{one}} = \\alpha", r"(?!\\frac\{1\}\{\\text\{one\}\} = \\alpha)\\frac\{\d\}\{\\text\{one\}\} . \\\w+"),
     ("chart_colour", "ax.plot(x", None), ("node_dropped", "", None), ("latex_math", "", None)])
 def test_exactly(name, before, after):
-    domain = next(d for d in ("chart", "chem", "svg", "web", "latex") if name in [o.__name__ for o in refine.OPERATORS[d]] and (d != "svg" or "<svg" in before))
-    op = next(o for o in refine.OPERATORS[domain] if o.__name__ == name)
+    domain = next(d for d in ("chart", "chem", "svg", "web", "latex") if name in [o.__name__ for o in defects.OPERATORS[d]] and (d != "svg" or "<svg" in before))
+    op = next(o for o in defects.OPERATORS[domain] if o.__name__ == name)
     for seed in range(12):
         found = op(random.Random(seed), before)
         assert (found is None) == (after is None), found
@@ -160,13 +161,13 @@ def test_exactly(name, before, after):
 def test_mutate_takes_as_many_as_asked_and_failing_ones_last():
     for domain, code in PROGRAMS.items():
         for seed in range(20):
-            new, names, changes = refine.mutate(random.Random(seed), domain, code, 3)
-            assert len(names.split("+")) == 3 == len(set(names.split("+"))) and not set(names.split("+")) & refine.FAILING and new != code and changes
+            new, names, changes = defects.mutate(random.Random(seed), domain, code, 3)
+            assert len(names.split("+")) == 3 == len(set(names.split("+"))) and not set(names.split("+")) & defects.FAILING and new != code and changes
             if domain != "web":
-                names = refine.mutate(random.Random(seed), domain, code, 2, failing=True)[1].split("+")
-                assert [n in refine.FAILING for n in names] == [False, True]
-    assert refine.mutate(random.Random(0), "web", WEB, 1, failing=True) is None  # a browser forgives everything
-    assert refine.mutate(random.Random(0), "svg", "no program") is None
+                names = defects.mutate(random.Random(seed), domain, code, 2, failing=True)[1].split("+")
+                assert [n in defects.FAILING for n in names] == [False, True]
+    assert defects.mutate(random.Random(0), "web", WEB, 1, failing=True) is None  # a browser forgives everything
+    assert defects.mutate(random.Random(0), "svg", "no program") is None
 
 
 def test_plan_is_a_function_of_seed_and_id_with_the_shares_asked_for():
@@ -234,10 +235,10 @@ def test_refine_end_to_end(programs, tmp_path):
         origin, defective, names = given[s.id.removesuffix("-refine")], extract_code(s.prompt, s.language)[0], s.operator.split("+")
         assert (s.task, s.answer, s.image, s.license, s.source, s.width, s.height) == ("refine", origin.answer, origin.image, "CC0-1.0", "test", 64, 64)
         assert (defective == extract_code(s.answer, s.language)[0]) == (s.operator == "none") and (s.change == "") == (s.operator == "none")
-        assert ("Running it fails: " in s.prompt) == bool(set(names) & refine.FAILING)
+        assert ("Running it fails: " in s.prompt) == bool(set(names) & defects.FAILING)
         failing += "Running it fails: " in s.prompt
-    defects = sum(s.operator != "none" for s in pairs)
-    assert 1 <= failing <= 0.2 * defects and f"kept {len(pairs)} pairs: {defects - failing} with a visible defect, {failing} that fail, {len(pairs) - defects} without" in result.stdout
+    wrong = sum(s.operator != "none" for s in pairs)
+    assert 1 <= failing <= 0.2 * wrong and f"kept {len(pairs)} pairs: {wrong - failing} with a visible defect, {failing} that fail, {len(pairs) - wrong} without" in result.stdout
 
     stamp = (tmp_path / "one" / "sft" / "part-00000.parquet").stat().st_mtime_ns
     assert command("refine", programs, "--out", tmp_path / "one", "--correct", 0.1, "--seed", 4).stdout == result.stdout  # and nothing is done again

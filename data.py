@@ -454,14 +454,15 @@ def main():
     import synth
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    p = commands.add_parser("synth", help="make the embedded default's samples", allow_abbrev=False)
+    p = commands.add_parser("synth", help="make procedural samples: the embedded default's, or five domains at three difficulties", allow_abbrev=False)
     p.add_argument("--out", required=True, help="directory to write (sft, rl, test below it)")
     p.add_argument("--labelled", type=int, default=3200, help="number of image-code pairs for SFT")
     p.add_argument("--targets", type=int, default=2400, help="number of target images without code for ViRL")
     p.add_argument("--test", type=int, default=768, help="number of held-out samples")
-    p.add_argument("--label-jitter", type=float, default=0.1, help="probability that a number in a label is off by one step")
-    p.add_argument("--broken", type=float, default=0.1, help="share of labels that are damaged")
-    p.add_argument("--languages", default=",".join(synth.MIXTURE), help="comma-separated languages, taken in turn")
+    p.add_argument("--label-jitter", type=float, default=0.1, help="difficulty 1: probability that a number in a label is off by one step")
+    p.add_argument("--broken", type=float, default=0.1, help="difficulty 1: share of labels that are damaged")
+    p.add_argument("--domains", default=",".join(synth.MIXTURE), help=f"comma-separated domains, taken in turn: {', '.join(DOMAINS)}")
+    p.add_argument("--difficulty", choices=("1", "2", "3", "mixed"), default="1", help="1: the embedded default's scenes of 64 pixels; 2: small programs; 3: rich ones")
     p.add_argument("--seed", type=int, default=0, help="seed of the scenes")
     p.add_argument("--workers", type=int, default=None, help="renderer workers (default: one per core)")
     p.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
@@ -523,7 +524,7 @@ def main():
     try:
         if args.command == "synth":
             synth.synth(args.out, args.labelled, args.targets, args.test, args.seed, args.label_jitter, args.broken,
-                  tuple(args.languages.split(",")), args.workers, args.unsafe_render)
+                        args.domains.split(","), args.difficulty, args.workers, args.unsafe_render)
         elif args.command == "import":
             corpus.import_files(args.inputs, args.out, args.limit, args.workers, args.unsafe_render)
         elif args.command == "filter":

@@ -14,14 +14,14 @@ import data
 from render import available
 
 pytestmark = pytest.mark.skipif(bool(available()["svg"]), reason=f"SVG cannot be rendered here: {available()['svg']}")
-LANGUAGES = [language for language in ("svg", "html", "python") if not available()[language]]
+DOMAINS = [domain for domain, language in (("svg", "svg"), ("web", "html"), ("chart", "python")) if not available()[language]]
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """Samples of every language that this machine renders, and a model trained for a few steps on them."""
+    """Samples of the domains that this machine renders, and a model trained for a few steps on them."""
     base = tmp_path_factory.mktemp("job")
-    run("data.py", "synth", "--out", base / "data", "--labelled", 96, "--targets", 24, "--test", 12, "--languages", ",".join(LANGUAGES))
+    run("data.py", "synth", "--out", base / "data", "--labelled", 96, "--targets", 24, "--test", 12, "--domains", ",".join(DOMAINS))
     run("sft.py", "--model", base / "tiny", "--build-tiny", "--data", base / "data" / "sft", "--out", base / "sft", "--steps", 60, "--batch", 16)
     return base
 

@@ -261,7 +261,8 @@ def main():
                 rows = [prompts[p].extend(r.token_ids) for p in ps for r in groups[p]]
                 return policy(rows, images=[p for p in ps for _ in groups[p]])
 
-            chunks = [micro(order[u::args.updates]) for u in range(args.updates)]
+            # Which update a group belongs to follows from its place among the prompts of all ranks, so it is the same on any number of them.
+            chunks = [micro([p for p in order if (rank + p * world) * args.updates // args.prompts == u]) for u in range(args.updates)]
             if args.updates > 1:
                 with torch.no_grad(), P.gathered(policy):  # ranks may hold different numbers of kept groups
                     for ps in (ps for chunk in chunks for ps in chunk):

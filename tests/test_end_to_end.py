@@ -52,15 +52,27 @@ def test_virl_writes_what_the_design_promises(trained):
     assert (trained / "model.safetensors").read_bytes() != (trained.parent / "sft" / "model.safetensors").read_bytes()
 
 
+def answers(out, step):
+    return {(r["id"], r["sample"]): r["response"] for f in (out / "rollouts").glob(f"step_{step}.*jsonl") for r in map(json.loads, open(f))}
+
+
 def test_virl_on_two_processes_gives_the_same_curve(base, trained):
-    """FSDP2 on gloo; rollouts are the same tokens on any rank, so rewards are equal and losses within float tolerance."""
+    """FSDP2 on gloo; rollouts are the same tokens on any rank, so rewards are equal and losses within float tolerance.
+
+    After an update the weights agree to 1e-6, no longer bit for bit, and one token in many may then fall the other way: what
+    follows from there is another run. Compared is up to there, the first update that moves the weights included.
+    """
     run(*virl(base, base / "two"), processes=2)
+    moved = 0
     for a, b in zip(metrics(trained), metrics(base / "two"), strict=True):
+        if answers(trained, a["step"]) != answers(base / "two", a["step"]):
+            break
         assert abs(a["reward"] - b["reward"]) < 1e-6 and a["kept"] == b["kept"] and a["length"] == b["length"]
         assert (a["loss"] is None) == (b["loss"] is None)
         if a["loss"] is not None:
             assert b["loss"] == pytest.approx(a["loss"], abs=1e-4) and b["grad_norm"] == pytest.approx(a["grad_norm"], rel=2e-3, abs=1e-6)
-    assert any(m["grad_norm"] for m in metrics(trained))
+            moved += a["grad_norm"] > 0.1
+    assert moved
 
 
 def test_virl_killed_and_resumed_equals_uninterrupted(base, trained):

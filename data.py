@@ -7,7 +7,7 @@ SFT data first (`user_content, assistant_content, image`), then ours, all option
 `id, domain, language, task, source, license, width, height, operator, change` (the last two: how a refinement sample's
 code was made defective).
 
-    python data.py synth --out out/data                   # the embedded default: procedural SVG, HTML, Python charts
+    python data.py synth --out out/data                   # procedural: the embedded default, or five domains (synth.py)
     python data.py import FILE.parquet --out out/mine     # foreign data -> our splits, rejects counted (corpus.py)
     python data.py filter out/mine --out out/clean        # what parses, runs, draws the same twice
     python data.py dedupe out/clean --out out/unique      # without near-duplicates (dedupe.py)
@@ -306,7 +306,9 @@ class Stream:
         raise SystemExit(f"error: no sample of {self.corpus.path} fits {self.limit} tokens; raise --max-length.")
 
     def reject(self, id, reason):
-        """Note an unusable sample. Raises SystemExit when they are more than 0.1 %: that is no accident but the wrong data."""
+        """Note and print an unusable sample. Raises SystemExit when they are more than 0.1 %: that is no accident but the wrong data."""
+        if id not in self.unusable:
+            print(f"set aside: {id}: {reason}", flush=True)
         self.unusable[id] = reason
         if len(self.unusable) > len(self.corpus) / 1000:
             raise SystemExit(f"error: {len(self.unusable)} of {len(self.corpus)} samples of {self.corpus.path} cannot be used, more than 0.1 %, last "
@@ -397,14 +399,20 @@ def split_dirs(path):
 
 
 def stats(path):
-    """Print what a data directory holds: per split and kind the number of samples and the length of their code."""
+    """Print what a data directory holds: per split and kind the number of samples and the length of their code. Images are not read."""
+    import pyarrow.parquet as pq
+    wanted = ("user_content", "assistant_content", "domain", "language", "task", "source")
     for split in split_dirs(path):
-        samples = read_samples(split)
-        sources = sorted({s.source for s in samples})
-        print(f"{split}: {len(samples)} samples of {len(sources)} source(s)" + (f": {', '.join(sources)}" if len(sources) < 4 else ""))
-        kinds = {}
-        for s in samples:
-            kinds.setdefault((s.domain, s.language, s.task, "with code" if s.answer else "no code"), []).append(len(s.answer or s.prompt))
+        Corpus(split)  # one line where something is no file of samples
+        sources, kinds = Counter(), {}
+        for file in parquet_files(split):
+            with pq.ParquetFile(file) as parquet:
+                for batch in parquet.iter_batches(1024, columns=[c for c in wanted if c in parquet.schema_arrow.names]):
+                    for row in batch.to_pylist():
+                        s = sample_from({"image": b"", **row})
+                        sources[s.source] += 1
+                        kinds.setdefault((s.domain, s.language, s.task, "with code" if s.answer else "no code"), []).append(len(s.answer or s.prompt))
+        print(f"{split}: {sources.total()} samples of {len(sources)} source(s)" + (f": {', '.join(sorted(sources))}" if len(sources) < 4 else ""))
         for kind, sizes in sorted(kinds.items()):
             sizes.sort()
             print("  {:6} {:7} {:9} {:9}".format(*kind) + f" {len(sizes):6}  characters median {sizes[len(sizes) // 2]}, max {sizes[-1]}")
@@ -546,8 +554,10 @@ def main():
             stats(args.path)
         else:
             view(args.path, args.out, args.limit, args.model)
+    except BrokenPipeError:  # `data.py stats DIR | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except OSError as e:  # no permission, disk full
-        sys.exit(f"error: {e.strerror}: {e.filename or args.out}. Nothing half-written was left under the final names.")
+        sys.exit(f"error: {e.strerror}: {e.filename or getattr(args, 'out', args.path)}. Nothing half-written was left under the final names.")
 
 
 if __name__ == "__main__":

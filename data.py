@@ -557,7 +557,7 @@ def main():
     except BrokenPipeError:  # `data.py stats DIR | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except OSError as e:  # no permission, disk full
-        sys.exit(f"error: {e.strerror}: {e.filename or getattr(args, 'out', args.path)}. Nothing half-written was left under the final names.")
+        sys.exit(f"error: {e.strerror}: {e.filename or getattr(args, 'out', None) or args.path}. Nothing half-written was left under the final names.")
 
 
 if __name__ == "__main__":

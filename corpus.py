@@ -480,7 +480,7 @@ def sampled_rewards(files):
 
 
 def useless_reason(rewards, low, high, spread):
-    """Why a prompt teaches a group nothing (ECOSYSTEM: equal rewards have no advantage), "" if it does. rewards: (reward, execution)."""
+    """Why a prompt teaches a group nothing (equal rewards have no advantage), "" if it does. rewards: [(reward, execution)], 0 to 1 each."""
     values, runs = [r for r, _ in rewards], [e for _, e in rewards]
     mean = sum(values) / len(values)
     if len(values) < 2:

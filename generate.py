@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 
 import torch
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, LinearAttentionLayer
 
 from policy import gathered
 
@@ -32,46 +32,79 @@ class Rollout:
 class SlotLayer(DynamicLayer):
     """Keys and values of one decoder layer for all slots: [slots, K, T, H], written in place at each slot's length."""
 
-    def __init__(self, keys, values, cache):
+    def __init__(self, source, slots, capacity, cache):
+        """source: this layer of a filled DynamicCache, whose shapes and type of values are taken."""
         super().__init__()
-        self.keys, self.values, self.cache, self.is_initialized = keys, values, cache, True
-        self.dtype, self.device = keys.dtype, keys.device
+        _, K, _, H = source.keys.shape
+        self.keys, self.values = (source.values.new_zeros(slots, K, capacity, H) for _ in range(2))
+        self.cache, self.is_initialized, self.dtype, self.device = cache, True, self.values.dtype, self.values.device
 
     def update(self, key_states, value_states, *args, **kwargs):
         """key_states, value_states [B, K, 1, H]: store them, return views [B, K, longest, H] of what is there."""
         B, c = key_states.shape[0], self.cache
-        self.keys[c.rows[:B], :, c.length[:B]] = key_states[:, :, 0].to(self.keys.dtype)
-        self.values[c.rows[:B], :, c.length[:B]] = value_states[:, :, 0].to(self.values.dtype)
+        self.keys[c.rows[:B], :, c.length[:B]] = key_states[:, :, 0].to(self.dtype)
+        self.values[c.rows[:B], :, c.length[:B]] = value_states[:, :, 0].to(self.dtype)
         return self.keys[:B, :, :c.longest], self.values[:B, :, :c.longest]
+
+    def fill(self, slots, source, rows):
+        T = source.keys.shape[2]
+        self.keys[slots, :, :T], self.values[slots, :, :T] = source.keys[rows].to(self.dtype), source.values[rows]
+
+    def move(self, source, target):
+        self.keys[target], self.values[target] = self.keys[source], self.values[source]
+
+
+class SlotState(LinearAttentionLayer):
+    """State of one linear-attention layer (Qwen3.5) for all slots: of its convolution [slots, ...], and recurrent [slots, ...]."""
+
+    def __init__(self, source, slots):
+        super().__init__()
+        self.whole = [x[0].new_zeros(slots, *x[0].shape[1:]) for x in (source.conv_states, source.recurrent_states)]
+        self.has_previous_state[0] = self.is_conv_states_initialized[0] = self.is_recurrent_states_initialized[0] = True
+
+    def show(self, B):
+        """Let the model see and overwrite the first B slots."""
+        self.conv_states[0], self.recurrent_states[0] = (x[:B] for x in self.whole)
+
+    def fill(self, slots, source, rows):
+        for mine, theirs in zip(self.whole, (source.conv_states, source.recurrent_states)):
+            mine[slots] = theirs[0][rows]
+
+    def move(self, source, target):
+        for x in self.whole:
+            x[target] = x[source]
 
 
 class SlotCache(Cache):
-    """Per-slot key/value cache; the live slots are always the first B, so the model sees views, never copies."""
+    """Per-slot cache; the live slots are always the first B, so the model sees views, never copies."""
 
     def __init__(self, slots, capacity, prefill):
         """prefill: a filled DynamicCache, whose layers give the shapes and types."""
-        self.rows = torch.arange(slots, device=prefill.layers[0].keys.device)
-        self.length = torch.zeros_like(self.rows)  # [slots]: tokens stored
+        self.length = torch.zeros(slots, dtype=torch.long, device=prefill.layers[0].device)  # [slots]: tokens stored
+        self.rows = torch.arange(slots, device=self.length.device)
         self.longest = 0  # max(length) + 1, as a Python int: how much of T the attention reads
-        layers = []
-        for layer in prefill.layers:
-            _, K, _, H = layer.keys.shape
-            layers.append(SlotLayer(layer.keys.new_zeros(slots, K, capacity, H), layer.values.new_zeros(slots, K, capacity, H), self))
-        super().__init__(layers=layers)
+        super().__init__(layers=[SlotState(layer, slots) if isinstance(layer, LinearAttentionLayer) else SlotLayer(layer, slots, capacity, self)
+                                 for layer in prefill.layers])
 
     def fill(self, slots, prefill, rows, lengths):
         """Copy prompt `rows` of a prefill into `slots` (int tensors [n]); lengths [n] are the prompts' tokens."""
         for layer, source in zip(self.layers, prefill.layers):
-            T = source.keys.shape[2]
-            layer.keys[slots, :, :T] = source.keys[rows]
-            layer.values[slots, :, :T] = source.values[rows]
+            layer.fill(slots, source, rows)
         self.length[slots] = lengths
 
     def move(self, source, target):
         """Move slots `source` to `target` (int tensors [n]): closes the gaps when the queue is empty."""
         for layer in self.layers:
-            layer.keys[target], layer.values[target] = layer.keys[source], layer.values[source]
+            layer.move(source, target)
         self.length[target] = self.length[source]
+
+    def show(self, B):
+        """Let the model see the first B slots; returns the mask bool [B, 1, 1, longest] of what each has stored, and the new token."""
+        self.longest = int(self.length[:B].max()) + 1
+        for layer in self.layers:
+            if isinstance(layer, SlotState):
+                layer.show(B)
+        return (torch.arange(self.longest, device=self.length.device) <= self.length[:B, None])[:, None, None]
 
     def get_seq_length(self, *args, **kwargs):
         return self.longest - 1
@@ -132,8 +165,10 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
 
     def prefill():
         """Run the next prompts of the queue through the model, several at a time, once for all their rollouts."""
-        batch = list(dict.fromkeys(i for i, _ in queue if i not in ready))[:prefill_batch]
-        store = DynamicCache()
+        waiting = list(dict.fromkeys(i for i, _ in queue if i not in ready))
+        # Prompts are padded on the right, which a recurrent state would take in: there only equal lengths go together.
+        batch = [i for i in waiting if not policy.recurrent or examples[i].prompt_length == examples[waiting[0]].prompt_length][:prefill_batch]
+        store = DynamicCache(config=policy.model.config)
         logits = policy([examples[i] for i in batch], last_only=True, cache=store)  # [prompts, V]
         ready.update({i: (store, row, logits[row]) for row, i in enumerate(batch)})
 
@@ -205,8 +240,7 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
                 live, free = len(busy), []
                 if not live:
                     break
-            cache.longest = int(cache.length[:live].max()) + 1
-            mask = (torch.arange(cache.longest, device=device) <= cache.length[:live, None])[:, None, None]  # [B, 1, 1, T]
+            mask = cache.show(live)  # [B, 1, 1, T]
             logits = policy.decode(last[:live], position[:live].to(device), mask, cache)  # [B, V]
             cache.length[:live] += 1
             position[:live] += 1

@@ -1,16 +1,19 @@
-"""The policy: a Qwen-VL model that reads an image and an instruction and writes code.
+"""The policy: a vision-language model that reads an image and an instruction and writes code.
 
 Build a tiny one, load any, shard it (FSDP2), score tokens, save, resume. Both stages and the sampler use this file, so
 the weights that train are the weights that sample.
 
-Left out here: other model families, LoRA.
+    python policy.py --plan Qwen/Qwen3-VL-8B-Instruct --gpus 8      # memory of one GPU, without downloading weights
+    python policy.py --build small --data out/data/sft --out small  # a randomly initialised model of a preset's size
 
 Shapes: B rows, T tokens, N scored tokens, V vocabulary, D hidden size.
 """
 import contextlib
+import copy
 import json
 import os
 import shutil
+import types
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +24,6 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import nn
 
-SUPPORTED = ("qwen2_5_vl", "qwen3_vl")
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
            "<|video_pad|>"]
 CHAT_TEMPLATE = (
@@ -57,6 +59,14 @@ def image_attention(module, query, key, value, attention_mask, scaling=None, cu_
     return out.transpose(1, 2), None  # [1, sum of patches, H, head size]
 
 
+def embed_patches(module, pixels):
+    """The patch embedding, pixels [patches, values] -> [patches, D]: its convolution has one position, so it is a matrix product.
+
+    As a convolution it takes 5 ms more of a step of 85 ms (embedded default, 2 CPU cores).
+    """
+    return F.linear(pixels.to(module.proj.weight.dtype), module.proj.weight.flatten(1), module.proj.bias)
+
+
 def packed_attention(module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, **kwargs):
     """Causal attention inside each segment of a packed row; query [1, H, T, head size], key and value with fewer heads.
 
@@ -74,6 +84,11 @@ def packed_attention(module, query, key, value, attention_mask, scaling=None, cu
 
 
 # ---------------------------------------------------------------------------------------------------------- the policy
+
+def products_in(device, dtype):
+    """Context: matrix products in dtype, weights as they are."""
+    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
 
 @dataclass
 class Example:
@@ -101,6 +116,7 @@ class Policy(nn.Module):
         self.eos_id, self.pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
         self.context = model.config.text_config.max_position_embeddings
         self.dtype = torch.float32  # of the matrix products; sft.py and virl.py set bfloat16 by flag
+        self.recurrent = "linear_attention" in (getattr(model.config.text_config, "layer_types", None) or ())
         # A sampled <|image_pad|> would break the placeholder count of the next forward: every special token but the
         # end of the answer is banned, in sampling and in training alike, so both use the same distribution.
         vocabulary = model.config.text_config.vocab_size
@@ -112,8 +128,8 @@ class Policy(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
         chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ""}]}]
-        empty = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        self.template_tokens = len(tokenizer(empty, add_special_tokens=False)["input_ids"]) - 1  # without <|image_pad|>
+        empty = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, enable_thinking=False)
+        self.template_tokens = len(tokenizer(empty, add_special_tokens=False)["input_ids"]) - 1  # without the placeholder
 
     @property
     def device(self):
@@ -127,17 +143,18 @@ class Policy(nn.Module):
         the model's chat template does not begin a whole conversation with what it gives for the prompt alone.
         """
         chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
-        text = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        text = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, enable_thinking=False)
         if answer is not None:
             turn = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
-            whole = self.tokenizer.apply_chat_template([*chat, turn], tokenize=False)
+            whole = self.tokenizer.apply_chat_template([*chat, turn], tokenize=False, enable_thinking=False)
             if not whole.startswith(text + answer + self.tokenizer.eos_token):
                 raise ValueError("the chat template puts something between prompt, answer and end of turn: training would differ from sampling")
         pixels = self.image_processor(images=[image], return_tensors="pt", do_rescale=False, do_normalize=False)
         grid = pixels["image_grid_thw"]  # [1, 3]
         merge = self.model.config.vision_config.spatial_merge_size
         n_image = int(grid.prod()) // merge**2
-        ids = self.tokenizer(text.replace("<|image_pad|>", "<|image_pad|>" * n_image), add_special_tokens=False)["input_ids"]
+        placeholder = self.tokenizer.convert_ids_to_tokens(self.model.config.image_token_id)
+        ids = self.tokenizer(text.replace(placeholder, placeholder * n_image), add_special_tokens=False)["input_ids"]
         prompt_length = len(ids)
         if answer is not None:
             ids = ids + self.tokenizer(answer, add_special_tokens=False)["input_ids"] + [self.eos_id]
@@ -199,7 +216,7 @@ class Policy(nn.Module):
         grid = torch.cat([examples[first[i]].image_grid_thw for i in order]).to(self.device)  # [images, 3]
         slot = [order.index(i) for i in images]
         self.model.model.language_model.config._attn_implementation = attention
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with products_in(self.device, self.dtype):
             vision = self.model.model.get_image_features(self.normalised(pixels), grid, return_dict=True)
             if slot != list(range(len(slot))):
                 vision.pooler_output = [vision.pooler_output[s] for s in slot]
@@ -221,10 +238,11 @@ class Policy(nn.Module):
     def decode(self, token_ids, positions, mask, cache):
         """One decoding step: token_ids [B], positions [B] (text position of each), mask bool [B, 1, 1, T] -> logits [B, V]."""
         self.model.model.language_model.config._attn_implementation = "sdpa"
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with products_in(self.device, self.dtype):
             embeds = self.model.get_input_embeddings()(token_ids)[:, None]  # [B, 1, D]
             hidden = self.model.model.language_model(
-                inputs_embeds=embeds, position_ids=positions[None, :, None].expand(3, -1, -1), attention_mask=mask,
+                inputs_embeds=embeds, position_ids=positions[None, :, None].expand(3, -1, -1),
+                attention_mask={"full_attention": mask, "linear_attention": None} if self.recurrent else mask,
                 past_key_values=cache, use_cache=True).last_hidden_state[:, 0]  # [B, D]
             return self.model.lm_head(hidden)
 
@@ -236,7 +254,7 @@ def token_logprobs(hidden, head, targets, banned, dtype=torch.float32, chunk=204
     `chunk` tokens at a time and recomputes each chunk's logits in backward, so [N, V] never exists at once.
     """
     def one(h, y):
-        with torch.autocast(h.device.type, dtype, enabled=dtype != torch.float32):
+        with products_in(h.device, dtype):
             logits = head(h)  # [n, V]
         logp = logits.float().masked_fill(banned, float("-inf")).log_softmax(-1)  # [n, V]
         p = logp.detach().exp()
@@ -295,14 +313,15 @@ def train_tokenizer(texts, vocabulary=768):
         clean_up_tokenization_spaces=False, chat_template=CHAT_TEMPLATE)
 
 
-def image_processor_class():
-    """The image processor that needs no torchvision."""
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-    return Qwen2VLImageProcessorPil
+PRESETS = {  # what `build_tiny` makes, and its parameters (tests/test_policy.py counts them)
+    "tiny": dict(hidden=128, layers=3, resolution=64, vocabulary=768),  # 1.33M: the embedded default
+    "small": dict(hidden=384, layers=8, resolution=128, vocabulary=4096),  # 25.8M: for a GPU
+    "medium": dict(hidden=768, layers=12, resolution=256, vocabulary=8192),  # 148M: for a GPU
+}
 
 
 def build_tiny(out, texts, seed=0, hidden=128, layers=3, context=4096, resolution=64, patch=16, vocabulary=768):
-    """Write a randomly initialised Qwen3-VL of about 1.3M parameters to `out`, as an ordinary Hugging Face directory.
+    """Write a randomly initialised Qwen3-VL to `out`, as an ordinary Hugging Face directory; the sizes default to PRESETS["tiny"].
 
     texts: iterable of str, the tokenizer's training text. resolution: pixels of the square that an image is scaled to
     (by area, keeping its aspect ratio). Image tokens = resolution^2 / patch^2.
@@ -331,7 +350,8 @@ def build_tiny(out, texts, seed=0, hidden=128, layers=3, context=4096, resolutio
     torch.manual_seed(seed)
     model = Qwen3VLForConditionalGeneration(config)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    processor = image_processor_class()(
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil  # needs no torchvision
+    processor = Qwen2VLImageProcessorPil(
         patch_size=patch, merge_size=1, temporal_patch_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3,
         size={"shortest_edge": resolution**2, "longest_edge": resolution**2})
     with replacing(out) as temporary:
@@ -339,39 +359,66 @@ def build_tiny(out, texts, seed=0, hidden=128, layers=3, context=4096, resolutio
             part.save_pretrained(temporary)
 
 
+def read_config(path):
+    """The transformers config of a model directory or hub id; SystemExit with one line where there is none."""
+    from transformers import AutoConfig
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as e:
+        raise SystemExit(f"error: no model at {path} ({str(e).splitlines()[0]}). Give a Hugging Face model directory, "
+                         f"or a hub id where the hub can be reached.") from None
+
+
+def skeleton(config, name):
+    """The model of a config on the meta device: every module and shape, no weights. SystemExit for a family that does not fit.
+
+    What is asked of a family: a vision tower `visual` over a grid of patches, positions by `get_rope_index`. Qwen2-VL to
+    Qwen3.5 and GLM-4V have them; tests/test_policy.py holds the list of those tried.
+    """
+    from transformers import AutoModelForImageTextToText
+    try:
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(copy.deepcopy(config))
+    except ValueError as e:
+        if "Unrecognized configuration class" not in str(e):
+            raise
+        model = None
+    inner = getattr(model, "model", None)
+    if not all(hasattr(inner, part) for part in ("visual", "language_model", "get_rope_index")):
+        raise SystemExit(f"error: {name} is a {config.model_type} model; needed is one with a vision tower over an image grid and "
+                         f"multimodal RoPE, such as Qwen2.5-VL, Qwen3-VL, Qwen3.5 or GLM-4V.")
+    return model
+
+
 def load_policy(path, device="cpu", weights=True):
-    """Load a Qwen2.5-VL or Qwen3-VL directory (or hub id) as a Policy with fp32 weights.
+    """Load a model directory (or hub id) of a family that `skeleton` accepts as a Policy with fp32 weights.
 
     weights=False leaves them out (meta device): enough to `encode` with.
 
     Raises SystemExit with one line when it is missing, incomplete or of another class.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+    from transformers import AttentionInterface, AttentionMaskInterface, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
     from transformers.utils import logging
     logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as e:
-        raise SystemExit(f"error: no model at {path} ({str(e).splitlines()[0]}). Give a Hugging Face model directory, "
-                         f"or a hub id where the hub can be reached.") from None
-    if config.model_type not in SUPPORTED:
-        raise SystemExit(f"error: {path} is a {config.model_type} model; supported are {', '.join(SUPPORTED)}.")
+    model, missing = skeleton(read_config(path), path), []
     try:
         if weights:
-            model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
-        else:
-            with torch.device("meta"):
-                model = AutoModelForImageTextToText.from_config(config)
+            model, info = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True)
+            missing = sorted(info["missing_keys"])
         tokenizer = AutoTokenizer.from_pretrained(path)
-        processor = image_processor_class().from_pretrained(path)
-    except (OSError, ValueError) as e:
+        processor = AutoImageProcessor.from_pretrained(path, backend="pil")  # the other backend needs torchvision
+    except (OSError, ValueError, RuntimeError) as e:
         raise SystemExit(f"error: the model at {path} does not load ({str(e).splitlines()[0]}).") from None
+    if missing:  # transformers fills them with random numbers
+        raise SystemExit(f"error: {path} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}: the files are of "
+                         f"another class or incomplete.")
     # transformers hands the segment lengths only to attentions with "flash" in their name.
-    from transformers import AttentionInterface, AttentionMaskInterface
     AttentionInterface.register("vision_flash_per_image", image_attention)
     AttentionInterface.register("packed", packed_attention)
     AttentionMaskInterface.register("packed", lambda *args, **kwargs: None)
-    model.model.visual.config._attn_implementation = "vision_flash_per_image"
+    visual = model.model.visual
+    visual.config._attn_implementation = "vision_flash_per_image"
+    visual.patch_embed.forward = types.MethodType(embed_patches, visual.patch_embed)
     policy = Policy(model, tokenizer, processor)
     return policy.to(device) if weights else policy
 
@@ -379,10 +426,14 @@ def load_policy(path, device="cpu", weights=True):
 def save_policy(policy, out):
     """Write the full weights as a Hugging Face directory at `out`, replacing what stood there only when complete.
 
-    Collective: every rank calls it, rank 0 writes.
+    LoRA's factors are multiplied into the matrices. Collective: every rank calls it, rank 0 writes.
     """
     state = {k.removeprefix("model."): (v.full_tensor() if hasattr(v, "full_tensor") else v).cpu()
              for k, v in policy.state_dict().items()}
+    for a in [k for k in state if k.endswith(".lora_A.default.weight")]:
+        base, b = a.replace("lora_A.default", "base_layer"), a.replace("lora_A", "lora_B")
+        state[base] = state[base] + LORA_SCALE * state.pop(b) @ state.pop(a)  # W + s B A
+    state = {k.replace(".base_layer.", "."): v for k, v in state.items()}
     if policy.model.config.tie_word_embeddings:
         del state["lm_head.weight"]  # the hub's files of tied models do not name it either
     if is_main():
@@ -401,6 +452,9 @@ def save_policy(policy, out):
 
 # ---------------------------------------------------------------------------------------------- optimizer and state
 
+NEWTON_SCHULZ = 3  # iterations of Muon: 5 take 12 % longer a step and end no better (held-out loss, two seeds: .245 against .244)
+
+
 def build_optimizers(policy, lr, matrix_lr, weight_decay=0.01):
     """AdamW for everything; with matrix_lr > 0 Muon takes the inner weight matrices (it learns them about twice as fast).
 
@@ -413,20 +467,20 @@ def build_optimizers(policy, lr, matrix_lr, weight_decay=0.01):
         return [torch.optim.AdamW(rest + [{"params": [parameters[n] for n in sorted(inner)], "lr": lr,
                                            "weight_decay": weight_decay}], betas=(0.9, 0.95))]
     return [torch.optim.AdamW(rest, betas=(0.9, 0.95)),
-            torch.optim.Muon([parameters[n] for n in sorted(inner)], lr=matrix_lr, weight_decay=weight_decay)]
+            torch.optim.Muon([parameters[n] for n in sorted(inner)], lr=matrix_lr, weight_decay=weight_decay, ns_steps=NEWTON_SCHULZ)]
 
 
 def save_state(out, step, policy, optimizers, extra, keep=2):
     """Write the resumable training state `out`/state/step_N: weights, optimizers, and the dict `extra` (JSON).
 
-    Each rank writes its own shards (torch.distributed.checkpoint) under a temporary name; the rename at the end makes
+    Each rank writes its own shards of what is trained (torch.distributed.checkpoint) under a temporary name; the rename at the end makes
     it a state, so a kill at any moment leaves the previous one. No generator state is needed: every random number in
     training derives from (seed, step, sample). Collective; the newest `keep` states stay.
     """
     import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.state_dict import get_state_dict
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
     root = Path(out) / "state"
-    model, optimizer = get_state_dict(policy, optimizers)
+    model, optimizer = get_state_dict(policy, optimizers, options=StateDictOptions(ignore_frozen_params=True))
     final = root / f"step_{step}"
     if is_main():
         shutil.rmtree(final, ignore_errors=True)
@@ -450,17 +504,18 @@ def saved_steps(out):
 def load_state(out, policy, optimizers):
     """Load the newest state of `out` in place and return its `extra` dict. Raises SystemExit when there is none."""
     import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
     steps = saved_steps(out)
     if not steps:
         raise SystemExit(f"error: nothing to resume in {Path(out) / 'state'}; run without --resume.")
     path = Path(out) / "state" / f"step_{steps[-1]}"
-    model, optimizer = get_state_dict(policy, optimizers)
+    model, optimizer = get_state_dict(policy, optimizers, options=StateDictOptions(ignore_frozen_params=True))
     state = {"model": model, "optimizer": optimizer}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         dcp.load(state, checkpoint_id=path, no_dist=not dist.is_initialized())
-    set_state_dict(policy, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    # Frozen weights are the start model's and not part of the state, hence strict=False; DCP has checked all others.
+    set_state_dict(policy, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=StateDictOptions(strict=False))
     return json.loads((path / "extra.json").read_text())
 
 
@@ -491,19 +546,58 @@ def init_distributed():
     return device
 
 
-def shard(policy):
+def add_arguments(parser):
+    """The arguments with which both stages prepare a policy for training (see `prepare`)."""
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="type of the training pass's matrix products; weights stay float32")
+    parser.add_argument("--recompute", action="store_true", help="activation checkpointing: keep one activation a layer, compute the others again")
+    parser.add_argument("--freeze-vision", action="store_true", help="train the language model alone")
+    parser.add_argument("--lora", type=int, default=0, help="train factors of this rank beside the language model's frozen matrices (needs peft; 0: all weights)")
+    parser.add_argument("--replicas", type=int, default=1, help="copies of the weights, each sharded over processes / replicas (HSDP: the number of nodes)")
+
+
+def prepare(policy, args):
+    """Make a loaded policy ready to train, in place: frozen parts, LoRA, activation checkpointing, sharding."""
+    policy.dtype = getattr(torch, args.dtype)
+    if args.freeze_vision:
+        policy.model.model.visual.requires_grad_(False)
+    if args.lora:
+        add_lora(policy, args.lora)
+    if args.recompute:
+        policy.model.activation_checkpointing_enable({"use_reentrant": False})
+    shard(policy, args.replicas)
+
+
+LORA_SCALE = 2.0  # alpha / rank
+
+
+def add_lora(policy, rank):
+    """Freeze everything and train W + s B A with A [rank, in], B [out, rank] in the decoder layers (arXiv 2106.09685, section 4.1)."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise SystemExit("error: --lora needs peft, which is not installed. Install it: .venv/bin/pip install peft==0.21.2") from None
+    policy.requires_grad_(False)
+    matrices = r".*language_model\.layers\..*proj\w*"
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=LORA_SCALE * rank, target_modules=matrices), policy.model)
+
+
+def shard(policy, replicas=1):
     """Apply FSDP2 in place: one unit per decoder layer, the vision tower as one unit, the rest in the root.
 
     Weights and gradients stay fp32 masters; with bfloat16 the gathered copies are bf16 and gradients are reduced in
-    fp32. Without a process group nothing happens: one process holds everything.
+    fp32. replicas > 1: HSDP, each of the replicas is sharded over world / replicas neighbouring ranks. Without a process
+    group nothing happens: one process holds everything.
     """
     if not dist.is_initialized():
         return policy
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-    mesh = init_device_mesh(policy.device.type, (dist.get_world_size(),))
+    n = dist.get_world_size()
+    if n % replicas:
+        raise SystemExit(f"error: {n} processes cannot hold {replicas} equal replicas.")
+    mesh = init_device_mesh(policy.device.type, (replicas, n // replicas), mesh_dim_names=("replicate", "shard"))
     half = policy.dtype if policy.device.type == "cuda" and policy.dtype != torch.float32 else None
-    options = dict(mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32))
+    options = dict(mesh=mesh if replicas > 1 else mesh["shard"], mp_policy=MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32))
     for layer in policy.model.model.language_model.layers:
         fully_shard(layer, **options)
     fully_shard(policy.model.model.visual, **options)
@@ -551,6 +645,14 @@ def all_max(value, device="cpu"):
     return t.item()
 
 
+def memory_used(device):
+    """Peak bytes so far: of the GPU's allocator, or of this process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def clip_gradients(policy, limit):
     """Scale the (reduced) gradients to a norm of at most `limit`; returns the norm before. Collective under FSDP2."""
     norm = nn.utils.clip_grad_norm_(policy.parameters(), limit)
@@ -578,9 +680,44 @@ def finish():
 
 
 def run(main):
-    """Call a stage's main(); a disk that is full or a path without permission ends in one line, not in a traceback."""
+    """Call a stage's main(); what is no bug ends in one line, not in a traceback: a full disk, a path without permission, a
+    process of the run that has died (the others notice at their next collective)."""
     try:
         main()
     except OSError as e:
         raise SystemExit(f"error: {e.strerror or e}: {e.filename or ''}. States already saved are intact; mend it, then "
                          f"run the same command with --resume.") from None
+    except RuntimeError as e:
+        if not dist.is_initialized() or not any(sign in str(e) for sign in ("onnection closed", "onnection reset", "roken pipe", "remote process exited")):
+            raise
+        raise SystemExit(f"error: rank {dist.get_rank()} lost another process of this run ({str(e).strip().splitlines()[0]}). States already saved are "
+                         f"intact: the same command with --resume goes on.") from None
+
+
+def main():
+    import argparse
+    parser = argparse.ArgumentParser(description="Plan the memory of a model, or build a randomly initialised one.", allow_abbrev=False)
+    parser.add_argument("--plan", metavar="MODEL", help="print the memory of one GPU: a hub id such as Qwen/Qwen3-VL-8B-Instruct, a directory, or all")
+    parser.add_argument("--gpus", type=int, default=8, help="--plan: GPUs that the weights are sharded over")
+    parser.add_argument("--tokens", type=int, default=16384, help="--plan: tokens of a packed row")
+    parser.add_argument("--slots", type=int, default=64, help="--plan: rollouts decoded together on one GPU")
+    parser.add_argument("--length", type=int, default=4096, help="--plan: tokens of a rollout, prompt and answer")
+    parser.add_argument("--recompute", action="store_true", help="--plan: with activation checkpointing")
+    parser.add_argument("--build", choices=PRESETS, help="write a randomly initialised model of this size")
+    parser.add_argument("--data", default="out/data/sft", help="--build: parquet files whose texts train the tokenizer")
+    parser.add_argument("--out", default="out/model", help="--build: directory to write")
+    parser.add_argument("--seed", type=int, default=0, help="--build: seed of the weights")
+    args = parser.parse_args()
+    if args.plan:
+        import plan
+        plan.main(args.plan, args.gpus, tokens=args.tokens, slots=args.slots, length=args.length, recompute=args.recompute)
+    elif args.build:
+        import data
+        build_tiny(args.out, [s.prompt + "\n" + s.answer for s in data.read_samples(args.data)], args.seed, **PRESETS[args.build])
+        print(f"wrote {args.out}: {sum(p.numel() for p in skeleton(read_config(args.out), args.out).parameters()) / 1e6:.1f}M parameters")
+    else:
+        parser.error("give --plan MODEL or --build SIZE (see --help)")
+
+
+if __name__ == "__main__":
+    main()

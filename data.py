@@ -315,6 +315,18 @@ class Stream:
                              f"{id}: {reason}. `python data.py import` sorts out such rows and writes what is left.")
 
 
+def held_out(path, measure, limit, most=128, answer=True):
+    """The first `most` usable Samples of a shuffled held-out set whose `measure` (list of Sample -> tokens of each) is at most `limit`."""
+    corpus, found = Corpus(path), []
+    for i in corpus.order(0, 0):
+        s = corpus[i]
+        if not check_sample(s, answer) and measure([s])[0] <= limit:
+            found.append(s)
+        if len(found) == most:
+            break
+    return found
+
+
 # ------------------------------------------------------------------------------------------------------ foreign rows
 
 def infer_language(sample):

@@ -290,6 +290,30 @@ def judge(target_png, language, reference, answers):
     return rows
 
 
+def greedy_scores(policy, samples, renderer, max_new_tokens):
+    """Greedy answers of a policy in training to held-out Samples, rendered and judged: {metric of SHOWN: mean}.
+
+    Collective: each rank answers its share. What our own renderer fails at does not count. Leaves the policy in train mode.
+    """
+    import torch
+
+    from generate import generate
+    from policy import all_sum, world
+    rank, n = world()
+    mine, dtype = samples[rank::n], policy.dtype
+    if policy.device.type == "cpu":
+        policy.dtype = torch.float32
+    answers = generate(policy, [policy.encode(s.prompt, data.open_image(s)) for s in mine], 1, max_new_tokens, 0.0)
+    policy.dtype = dtype
+    policy.train()
+    codes = [extract_code(group[0].text, s.language)[0] for s, group in zip(mine, answers)]
+    renders = [code and renderer.submit(s.language, code, (s.width, s.height)) for s, code in zip(mine, codes)]
+    rows = [judge(s.image, s.language, "", [(group[0].text, future and future.result(), None)])[0] for s, group, future in zip(mine, answers, renders)]
+    rows = [row for row in rows if row["status"] != "infra"]
+    count = all_sum(len(rows), policy.device)
+    return {k: all_sum(sum(row[k] for row in rows), policy.device) / max(1, count) for k in SHOWN}
+
+
 def baseline_answers(samples):
     """[{baseline: (response, Render or None = to be rendered)}] per Sample; `other` is drawn by the sample's id."""
     by_language, answers = defaultdict(list), []

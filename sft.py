@@ -11,15 +11,15 @@ With --pack samples lie one behind the other in rows of so many tokens, each att
 it samples of similar length share a padded batch. Either way the stream of samples is `data.Stream`: a run that is cut goes on
 with just the samples that it had not seen, on any number of processes.
 
-Left out here: LoRA.
-
 Reads DIR/*.parquet; writes OUT (a Hugging Face directory), OUT/config.json is the model's; OUT/run.json the arguments;
 OUT/metrics.jsonl one object per step; OUT/state the resumable state.
 """
 import argparse
+import importlib.util
 import itertools
 import json
 import math
+import os
 import signal
 import time
 from functools import lru_cache
@@ -28,7 +28,9 @@ from pathlib import Path
 import torch
 
 import data
+import plan
 import policy as P
+import render
 import synth
 
 # ------------------------------------------------------------------------------------------------------------ arguments
@@ -51,14 +53,14 @@ parser.add_argument("--weight-decay", type=float, default=0.01, help="decoupled 
 parser.add_argument("--warmup", type=int, default=20, help="steps of linear warm-up")
 parser.add_argument("--decay", type=float, default=0.4, help="last fraction of the run with linear decay to zero")
 parser.add_argument("--clip", type=float, default=5.0, help="gradient norm limit")
-parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="type of the matrix products; weights stay float32")
-parser.add_argument("--recompute", action="store_true", help="activation checkpointing: keep one activation a layer, compute the others again")
-parser.add_argument("--freeze-vision", action="store_true", help="train the language model alone")
 parser.add_argument("--eval-every", type=int, default=200, help="steps between held-out losses (0: never)")
+parser.add_argument("--render-every", type=int, default=500, help="steps between greedy answers to held-out samples that are rendered and scored (0: never)")
+parser.add_argument("--eval-samples", type=int, default=32, help="samples that are answered then")
 parser.add_argument("--save-every", type=int, default=200, help="steps between resumable states")
 parser.add_argument("--seed", type=int, default=0, help="seed of the data order")
 parser.add_argument("--resume", action="store_true", help="go on from the newest state in OUT")
-parser.add_argument("--unsafe-render", action="store_true", help="making the embedded samples: render without confinement where none is possible")
+parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
+P.add_arguments(parser)
 
 
 def embedded_default(args):
@@ -117,19 +119,6 @@ def own_signals(worker):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def held_out_batches(path, policy, limit, args):
-    """The first 128 usable samples of a shuffled held-out set, encoded, as lists that go through the model together."""
-    corpus, found = data.Corpus(path), []
-    for i in corpus.order(0, 0):
-        s = corpus[i]
-        if not data.check_sample(s) and policy.count_tokens([s])[0] <= limit:
-            found.append(policy.encode(s.prompt, data.open_image(s), s.answer))
-        if len(found) == 128:
-            break
-    lengths = [len(e.input_ids) for e in found]
-    return [[found[i] for i in b] for b in (data.pack(lengths, args.pack) if args.pack else data.bucket(lengths, args.micro_batch))]
-
-
 def main():
     args = parser.parse_args()
     device = P.init_distributed()
@@ -147,31 +136,34 @@ def main():
 
     # ------------------------------------------------------------------------------------------------------------ model
     policy = P.load_policy(args.model, device)
-    policy.dtype = getattr(torch, args.dtype)
-    if args.freeze_vision:
-        policy.model.model.visual.requires_grad_(False)
-    if args.recompute:
-        policy.model.activation_checkpointing_enable({"use_reentrant": False})
-    P.shard(policy)
+    if args.pack and policy.recurrent and not importlib.util.find_spec("fla"):
+        raise SystemExit("error: --pack with a model that has linear attention needs flash-linear-attention: pip install it, or leave --pack out.")
+    P.prepare(policy, args)
     policy.train()
+    per_token, peak = plan.flops_per_token(policy), plan.peak_flops(device)
     optimizers = P.build_optimizers(policy, args.lr, args.matrix_lr, args.weight_decay)
     base_lr = [[g["lr"] for g in o.param_groups] for o in optimizers]
 
     # ------------------------------------------------------------------------------------------------------------- data
     limit = min(args.max_length, policy.context, args.pack or policy.context)
-    together = (lambda lengths: data.pack(lengths, args.pack)) if args.pack else lambda lengths: data.bucket(lengths, args.batch)
+    together = lambda lengths, size: data.pack(lengths, args.pack) if args.pack else data.bucket(lengths, size)
     corpus = data.Corpus(args.data)
     pool = 4 * data.POOL if args.pack else math.ceil(data.POOL / args.batch) * args.batch
-    stream = data.Stream(corpus, together, policy.count_tokens, limit, args.seed, pool)
+    stream = data.Stream(corpus, lambda lengths: together(lengths, args.batch), policy.count_tokens, limit, args.seed, pool)
     dataset = Encoded(corpus, policy, 4096 if corpus[0].width * corpus[0].height <= 128 * 128 else 0)
 
     eval_dir = Path(args.eval_data) if args.eval_data else Path(args.data).parent / "test"
-    held_out = held_out_batches(eval_dir, policy, limit, args) if args.eval_data or eval_dir.is_dir() else []
+    held_out = data.held_out(eval_dir, policy.count_tokens, limit) if args.eval_data or eval_dir.is_dir() else []
+    encoded = [policy.encode(s.prompt, data.open_image(s), s.answer) for s in held_out]
+    batches = [[encoded[i] for i in b] for b in together([len(e.input_ids) for e in encoded], args.micro_batch)]
+    longest = max((len(e.input_ids) - e.prompt_length for e in encoded), default=0) + 32  # tokens that an answer may have
+    absent = {} if args.unsafe_render else {language for language, why in render.available().items() if why}
+    drawn = [s for s, e in zip(held_out, encoded) if s.language not in absent and e.prompt_length + longest <= policy.context][:args.eval_samples]
 
     def held_out_loss():
         """Mean cross-entropy per answer token over the held-out samples; every rank computes the same number."""
         with torch.no_grad():
-            parts = [policy(batch, packed=args.pack > 0)[0] for batch in held_out]
+            parts = [policy(batch, packed=args.pack > 0)[0] for batch in batches]
         return -torch.cat(parts).mean().item()
 
     # ------------------------------------------------------------------------------------------------------------- loop
@@ -187,12 +179,16 @@ def main():
     stop = []
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda number, frame: stop.append(number))
+    if main_rank:
+        accumulated = math.ceil(math.ceil(args.batch / world) / (1 if args.pack else args.micro_batch))
+        print(f"{len(corpus)} samples; {args.batch} {'rows' if args.pack else 'samples'} a step = {world} process(es) x {accumulated} accumulated "
+              f"forward(s) x at most {f'{args.pack} tokens' if args.pack else f'{args.micro_batch} samples'}; {len(held_out)} held out, {len(drawn)} of them rendered")
     bar = P.progress_bar("sft", args.steps, args.max_seconds, step, elapsed, main_rank)
     loader = iter(torch.utils.data.DataLoader(
         dataset, batch_sampler=shares(stream, position, args, rank, world), num_workers=args.load_workers, collate_fn=list,
         worker_init_fn=own_signals, multiprocessing_context="fork" if args.load_workers else None))
     state = lambda: {"elapsed": elapsed, "skipped": skipped, "position": position, "layout": layout}
-    bad_in_a_row = 0
+    local, bad_in_a_row = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 0
     while step < args.steps and not (args.max_seconds and elapsed >= args.max_seconds):
         started = time.perf_counter()
         progress = elapsed / args.max_seconds if args.max_seconds else step / args.steps
@@ -201,7 +197,16 @@ def main():
         for optimizer, lrs in zip(optimizers, base_lr):
             for group, lr in zip(optimizer.param_groups, lrs):
                 group["lr"] = lr * scale
-        share = next(loader)
+        share, lost = None, ""
+        try:
+            share = next(loader)
+        except OSError as e:
+            lost = str(e).strip().splitlines()[-1]
+        if P.all_max(bool(lost), device):  # ranks leave together
+            del loader  # ends the loading processes
+            P.save_state(out, step, policy, optimizers, state())
+            raise SystemExit(f"error: the samples of {args.data} cannot be read any more ({lost or 'on another process'}). State of step {step} is saved; "
+                             f"when they are back, the same command with --resume goes on.")
         *_, position, counts = share[0][0]
         for i, reason in (pair for *_, replaced in share for pair in replaced.items()):
             stream.reject(corpus[i].id, reason)
@@ -238,11 +243,19 @@ def main():
         tokens = P.all_sum(weight * sum(len(e.input_ids) for e in examples), device)
         room = P.all_sum(weight * sum(args.pack or len(micro) * max(len(e.input_ids) for e in micro) for micro in micros), device)
         record = {"step": step, "epoch": position / pool / stream.pools, "position": position, "loss": loss, "grad_norm": norm, "lr": optimizers[0].param_groups[0]["lr"],
-                  "answer_tokens": int(n_tokens), "tokens_per_second": n_tokens / (time.perf_counter() - started),
-                  "useful_tokens": tokens / room, "set_aside": len(stream.set_aside), "unusable": int(P.all_max(len(stream.unusable), device)),
+                  "answer_tokens": int(n_tokens), "useful_tokens": tokens / room, "set_aside": len(stream.set_aside), "unusable": int(P.all_max(len(stream.unusable), device)),
                   "skipped": skipped, "seconds": elapsed}
+        flops = P.all_sum(weight * plan.training_flops(policy, per_token, examples), device)
+        seconds = time.perf_counter() - started
+        left = args.max_seconds - elapsed if args.max_seconds else (args.steps - step) * elapsed / step
+        record.update(tokens_per_second=n_tokens / seconds, tflops_per_process=flops / seconds / world / 1e12, eta=max(0.0, left),
+                      mfu=flops / seconds / world / peak if peak else None, memory_gb=P.all_max(P.memory_used(device), device) / 1e9)
         if held_out and args.eval_every and (step % args.eval_every == 0 or step == args.steps):
             record["held_out_loss"] = held_out_loss()
+        if drawn and args.render_every and (step % args.render_every == 0 or step == args.steps):
+            from eval import greedy_scores
+            with render.Renderer(max(1, (os.cpu_count() or 1) // local), unsafe=args.unsafe_render) as renderer:
+                record.update({f"held_out_{k}": v for k, v in greedy_scores(policy, drawn, renderer, longest).items()})
         if main_rank:
             with open(out / "metrics.jsonl", "a") as f:
                 f.write(json.dumps(record) + "\n")

@@ -9,13 +9,14 @@ advantages inside the group -> one policy-gradient update. No code labels are ne
         --max-new-tokens 4096 --micro-groups 1 --steps 164 --out out/virl
 
 The algorithm is GRPO (arXiv 2402.03300 eq. 3) with the global token mean and clip-higher of DAPO (arXiv 2503.14476),
-dual clip (arXiv 1912.09729) and, by default, advantages that keep execution and visual similarity apart. No KL term
-and no reference model, as in VinciCoder's released configuration.
+dual clip (arXiv 1912.09729) and, by default, advantages that keep execution and visual similarity apart. A KL term towards
+the start model is optional (--kl); VinciCoder's released configuration has none.
 
-Left out here: refilling dropped groups, a reference model, rollouts balanced between ranks.
+Left out here: refilling dropped groups, rollouts balanced between ranks.
 
 Reads DIR/*.parquet; writes OUT (a Hugging Face directory), OUT/run.json, OUT/metrics.jsonl, OUT/rollouts/step_N.jsonl,
-OUT/samples/step_N.png (targets above renders) and OUT/state.
+OUT/samples/step_N.png (targets above renders), OUT/best (the policy that did best on held-out samples by the metric outside
+the reward, with best.json) and OUT/state.
 
 Shapes: P prompts of this rank, G group, R = P * G rollouts, N answer tokens.
 """
@@ -33,6 +34,7 @@ import torch
 
 import data
 import policy as P
+from eval import greedy_scores
 from generate import generate, rollout_seed
 from render import Renderer, available
 from reward import WEIGHTS, extract_code, reward_named, score_group, scorers
@@ -56,6 +58,7 @@ parser.add_argument("--encoder", default="", help="vision encoder mixed into the
 parser.add_argument("--advantage", default="decoupled", choices=("decoupled", "paper"), help="how rewards become advantages")
 parser.add_argument("--clip-low", type=float, default=0.2, help="lower clip of the probability ratio")
 parser.add_argument("--clip-high", type=float, default=0.28, help="upper clip of the probability ratio")
+parser.add_argument("--kl", type=float, default=0.0, help="weight of the KL divergence from --model, which is then held a second time (0: none)")
 parser.add_argument("--overlong", type=int, default=16, help="tokens before the limit over which the length penalty rises to 0.5")
 parser.add_argument("--lr", type=float, default=3e-4, help="AdamW learning rate")
 parser.add_argument("--matrix-lr", type=float, default=0.002, help="Muon learning rate of the inner matrices (0: AdamW for all)")
@@ -63,14 +66,17 @@ parser.add_argument("--weight-decay", type=float, default=0.0, help="decoupled w
 parser.add_argument("--warmup", type=int, default=5, help="steps of linear warm-up")
 parser.add_argument("--decay", type=float, default=0.3, help="last fraction of the run with linear decay to zero")
 parser.add_argument("--clip", type=float, default=1.0, help="gradient norm limit")
-parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="type of the training pass's matrix products")
 parser.add_argument("--render-workers", type=int, default=0, help="renderer workers of this process (0: cores / processes)")
 parser.add_argument("--render-timeout", type=float, default=10.0, help="seconds per program")
 parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
+parser.add_argument("--eval-data", default="", help="held-out samples for the in-loop evaluation (default: DATA/../test if there)")
+parser.add_argument("--eval-every", type=int, default=36, help="steps between greedy answers to held-out samples that are rendered and scored; the best policy stays in OUT/best (0: never)")
+parser.add_argument("--eval-samples", type=int, default=64, help="samples that are answered then")
 parser.add_argument("--save-every", type=int, default=50, help="steps between resumable states")
 parser.add_argument("--sample-every", type=int, default=25, help="steps between pictures in OUT/samples")
 parser.add_argument("--seed", type=int, default=0, help="seed of the data order and of every rollout")
 parser.add_argument("--resume", action="store_true", help="go on from the newest state in OUT")
+P.add_arguments(parser)
 
 PARTS = ("reward", "execution", "visual", *WEIGHTS, "format", "length_penalty", "overlong")
 MIN_SPREAD = 1e-3  # a group whose rewards differ by less carries no signal: dropped and counted
@@ -119,6 +125,16 @@ def policy_loss(logp, old, rollout_logp, advantage, clip_low, clip_high):
     surrogate = torch.where(advantage < 0, torch.maximum(surrogate, DUAL_CLIP * advantage), surrogate)
     clipped = ((ratio > 1 + clip_high) & (advantage > 0)) | ((ratio < 1 - clip_low) & (advantage < 0))
     return -(weight * surrogate).sum(), clipped.float().mean().item(), weight.mean().item()
+
+
+def kl_penalty(logp, old, reference):
+    """Summed KL(policy || reference) of tokens, all [N]: log-probabilities now, before this phase's updates, of the reference.
+
+    Schulman's k3 = q/p - 1 - log(q/p), at least 0 for every token (http://joschu.net/blog/kl-approx.html), times the ratio to the
+    sampling policy: only with that factor is its gradient that of the KL divergence; GRPO eq. 4 lacks it.
+    """
+    gap = reference - logp  # [N]
+    return ((logp - old).exp() * (gap.exp() - 1 - gap)).sum()
 
 
 def overlong_penalty(length, limit, buffer):
@@ -183,7 +199,11 @@ def main():
     P.barrier()
 
     # ------------------------------------------------------------------------------------------- model, optimizer, data
-    P.shard(policy)
+    P.prepare(policy, args)
+    reference = None
+    if args.kl:
+        reference = P.shard(P.load_policy(args.model, device).requires_grad_(False), args.replicas).eval()
+        reference.dtype = getattr(torch, args.dtype)
     optimizers = P.build_optimizers(policy, args.lr, args.matrix_lr, args.weight_decay)
     base_lr = [[g["lr"] for g in o.param_groups] for o in optimizers]
     samples = data.usable(data.read_samples(args.data), args.data, answer=False)
@@ -199,10 +219,16 @@ def main():
               f"the context of {policy.context} tokens")
     if not samples:
         raise SystemExit(f"error: no prompt of {args.data} can be rendered here and leaves room for {args.max_new_tokens} new tokens.")
-    step, elapsed, skipped = 0, 0.0, 0
+    eval_dir = Path(args.eval_data) if args.eval_data else Path(args.data).parent / "test"
+    held_out = []
+    if args.eval_every and (args.eval_data or eval_dir.is_dir()):
+        held_out = data.held_out(eval_dir, lambda s: policy.count_tokens(s, answers=False), policy.context - args.max_new_tokens, answer=False)
+        held_out = [s for s in held_out if s.language not in absent][:args.eval_samples]
+    step, elapsed, skipped, best = 0, 0.0, 0, -1.0
     if args.resume:
         extra = P.load_state(out, policy, optimizers)
-        step, elapsed, skipped = extra["step"], extra["elapsed"], extra["skipped"]
+        step, elapsed, skipped, best = (extra[k] for k in ("step", "elapsed", "skipped", "best"))
+    state = lambda: {"elapsed": elapsed, "skipped": skipped, "best": best}
     if main_rank:
         P.trim_metrics(out / "metrics.jsonl", step)
     stop = []
@@ -256,10 +282,10 @@ def main():
             stats, old_logp = [], {}
             micro = lambda ps: [ps[i:i + args.micro_groups] for i in range(0, len(ps), args.micro_groups)]
 
-            def logprobs_of(ps):
+            def logprobs_of(ps, model=policy):
                 """Log-probabilities and entropies [N] of all rollouts of the groups ps; the vision tower runs once a group."""
                 rows = [prompts[p].extend(r.token_ids) for p in ps for r in groups[p]]
-                return policy(rows, images=[p for p in ps for _ in groups[p]])
+                return model(rows, images=[p for p in ps for _ in groups[p]])
 
             # Which update a group belongs to follows from its place among the prompts of all ranks, so it is the same on any number of them.
             chunks = [micro([p for p in order if (rank + p * world) * args.updates // args.prompts == u]) for u in range(args.updates)]
@@ -277,6 +303,9 @@ def main():
                     if k >= len(chunk):  # this rank has nothing left, but FSDP2's collectives need every rank
                         dummy = policy([prompts[0].extend([policy.eos_id])])[0]
                         (dummy.sum() * 0).backward()
+                        if reference:
+                            with torch.no_grad():
+                                reference([prompts[0].extend([policy.eos_id])])
                         continue
                     logp, entropy = logprobs_of(chunk[k])  # [N], [N]
                     flat = [(r, advantage[p, g]) for p in chunk[k] for g, r in enumerate(groups[p])]
@@ -285,10 +314,16 @@ def main():
                     sampled = torch.tensor([x for r, _ in flat for x in r.logprobs], device=device)  # [N]
                     old = old_logp.get(tuple(chunk[k]), logp.detach())
                     loss, clipped, weight = policy_loss(logp, old, sampled, a, args.clip_low, args.clip_high)
+                    kl = 0.0
+                    if reference:
+                        with torch.no_grad():
+                            known = logprobs_of(chunk[k], reference)[0]  # [N]
+                        penalty = kl_penalty(logp, old, known)
+                        loss, kl = loss + args.kl * penalty, penalty.item() / len(logp)
                     # Global token mean (DAPO eq. 8): divisor over all ranks; FSDP2 averages over ranks, hence `world`.
                     (loss * world / n_tokens).backward()
                     loss_sum += loss.item()
-                    stats.append((entropy.mean().item(), clipped, weight, (old - sampled).abs().mean().item()))
+                    stats.append((entropy.mean().item(), clipped, weight, (old - sampled).abs().mean().item(), kl))
                 norm = P.clip_gradients(policy, args.clip)
                 loss = P.all_sum(loss_sum, device) / n_tokens
                 if math.isfinite(norm) and math.isfinite(loss):
@@ -309,6 +344,13 @@ def main():
                           lr=optimizers[0].param_groups[0]["lr"], seconds=elapsed, seconds_rollout=t1 - t0,
                           seconds_reward_wait=t2 - t1, seconds_update=t3 - t2, confinement=renderer.confinement)
             write_rollouts(out / "rollouts" / f"step_{step}{'' if world == 1 else f'.rank{rank}'}.jsonl", batch, groups, parts, advantage)
+            if held_out and (step % args.eval_every == 0 or step == args.steps):
+                record.update({f"held_out_{k}": v for k, v in greedy_scores(policy, held_out, renderer, args.max_new_tokens).items()})
+                if record["held_out_outside"] > best:  # not by the reward: its hacks would be chosen
+                    best = record["held_out_outside"]
+                    P.save_policy(policy, out / "best")
+                    if main_rank:
+                        (out / "best" / "best.json").write_text(json.dumps({k: v for k, v in record.items() if k == "step" or k.startswith("held_out")}))
             if main_rank:
                 with open(out / "metrics.jsonl", "a") as f:
                     f.write(json.dumps(record) + "\n")
@@ -317,12 +359,12 @@ def main():
                 bar.set_postfix(step=step, reward=f"{record['reward']:.3f}", run=f"{record['execution']:.2f}", kept=f"{record['kept']:.2f}", refresh=False)
                 bar.update((min(elapsed, args.max_seconds) if args.max_seconds else step) - bar.n)
             if bad_in_a_row >= 3:
-                P.save_state(out, step, policy, optimizers, {"elapsed": elapsed, "skipped": skipped})
+                P.save_state(out, step, policy, optimizers, state())
                 raise SystemExit(f"error: loss or gradient was not finite 3 times in a row; prompts in {out}/nonfinite.jsonl, "
                                  f"state saved. Lower --lr, then --resume.")
             interrupted = P.all_max(len(stop), device) > 0  # ranks leave together
             if interrupted or step % args.save_every == 0:
-                P.save_state(out, step, policy, optimizers, {"elapsed": elapsed, "skipped": skipped})
+                P.save_state(out, step, policy, optimizers, state())
             if interrupted:
                 bar.close()
                 if main_rank:
@@ -354,8 +396,7 @@ def step_record(step, parts, groups, kept, advantage, stats, device):
               "timeout": int(sums["timeout"]), "length": sums["length"] / count, "truncated": sums["truncated"] / count,
               "advantage_abs": sums["advantage"] / count}
     if stats:
-        entropy, clipped, weight, gap = np.mean(stats, axis=0)
-        record.update(entropy=entropy, clipped=clipped, importance_weight=weight, logprob_gap=gap)
+        record.update(zip(("entropy", "clipped", "importance_weight", "logprob_gap", "kl"), np.mean(stats, axis=0)))
     return record
 
 

@@ -1,6 +1,10 @@
 """Shared by all tests: the repository on the path, a tiny model, samples that need no renderer."""
+import multiprocessing
 import os
+import socket
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,64 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests run two at a time
+
+
+def stage_process(script, argv, environment, output):
+    """In a forked process: what `python SCRIPT ARGV...` does, its stdout and stderr going to files of that name."""
+    import importlib
+    import traceback
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{output}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    sys.argv = [script, *argv]
+    try:
+        main = importlib.import_module(script.removesuffix(".py")).main
+        importlib.import_module("policy").run(main) if script in ("sft.py", "virl.py") else main()
+    except SystemExit as e:
+        if isinstance(e.code, str):
+            print(e.code, file=sys.stderr)
+        sys.exit(e.code if isinstance(e.code, int) else int(e.code is not None))
+    except BaseException:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+class Stage:
+    """A stage running as its command would, on one process or (gloo) several. They are forked from one that has imported torch
+    and transformers, which takes longer than most of these runs; some tests start true commands and torchrun."""
+
+    def __init__(self, script, *argv, processes=1):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["sft", "virl", "transformers.models.qwen3_vl.modeling_qwen3_vl"])
+        self.folder, self.argv = tempfile.TemporaryDirectory(), [script, *map(str, argv)]
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        shared = dict(WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)) if processes > 1 else {}
+        self.ranks = []
+        for rank in range(processes):
+            environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if shared else {}
+            self.ranks.append(context.Process(target=stage_process, args=(script, self.argv[1:], environment, f"{self.folder.name}/{rank}")))
+            self.ranks[-1].start()
+
+    def running(self):
+        return all(p.is_alive() for p in self.ranks)
+
+    def signal(self, number):
+        for p in self.ranks:
+            os.kill(p.pid, number)
+
+    def wait(self, seconds=300):
+        """-> CompletedProcess with what rank 0 printed and the first exit code that is not 0."""
+        for p in self.ranks:
+            p.join(seconds)
+        assert not any(p.is_alive() for p in self.ranks), f"{self.argv} still runs after {seconds} s"
+        out, err = (Path(self.folder.name, f"0.{name}").read_text() for name in ("out", "err"))
+        self.folder.cleanup()
+        return subprocess.CompletedProcess(self.argv, next((p.exitcode for p in self.ranks if p.exitcode), 0), out, err)
 
 
 def refusal(monkeypatch, script, *argv):

@@ -1,14 +1,10 @@
-"""All stages by subprocess at toy size, with real renders: what a user runs, interrupted, resumed and distributed."""
+"""All stages at toy size, with real renders: what a user runs, interrupted, resumed and distributed."""
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
-from conftest import ROOT, refusal
-from test_sft import metrics, run
+from conftest import Stage, refusal
+from test_sft import metrics, run, wait_for
 
 import data
 from render import available
@@ -77,28 +73,35 @@ def test_virl_on_two_processes_gives_the_same_curve(base, trained):
 
 def test_virl_killed_and_resumed_equals_uninterrupted(base, trained):
     out = base / "killed"
-    process = subprocess.Popen([sys.executable, *map(str, virl(base, out))], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               env={**os.environ, "OMP_NUM_THREADS": "1"})
-    while not (out / "state" / "step_2" / "extra.json").exists():
-        assert process.poll() is None, "the run ended before its first state"
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
+    stage = Stage(*virl(base, out))
+    wait_for(out / "state" / "step_2" / "extra.json", stage)
+    stage.signal(signal.SIGKILL)
+    assert stage.wait().returncode == -signal.SIGKILL
     run(*virl(base, out), "--resume")
     assert [comparable(m) for m in metrics(out)] == [comparable(m) for m in metrics(trained)]
     assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
 
+def test_virl_evaluates_and_keeps_the_best_policy(base):
+    """Held-out greedy answers every two steps; OUT/best is the policy of the better one; two processes, with a KL term."""
+    out = base / "best_kept"
+    run(*virl(base, out, "--eval-every", 2, "--eval-samples", 6, "--kl", 0.1), processes=2)
+    rows = [m for m in metrics(out) if "held_out_outside" in m]
+    assert [m["step"] for m in rows] == [2, 4] and all(0 <= m["held_out_execution"] <= 1 for m in rows)
+    best = json.loads((out / "best" / "best.json").read_text())
+    assert best["held_out_outside"] == max(m["held_out_outside"] for m in rows)
+    assert (out / "best" / "model.safetensors").exists()
+    trained = [m["kl"] for m in metrics(out) if "kl" in m]
+    assert trained[0] == pytest.approx(0, abs=1e-6) and all(k >= -1e-6 for k in trained)
+
+
 def test_virl_saves_on_a_signal(base):
     out = base / "signal"
-    process = subprocess.Popen([sys.executable, *map(str, virl(base, out, "--steps", 10000, "--save-every", 10000))], cwd=ROOT,
-                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and "--resume goes on" in printed
+    stage = Stage(*virl(base, out, "--steps", 10000, "--save-every", 10000))
+    wait_for(out / "metrics.jsonl", stage)
+    stage.signal(signal.SIGTERM)
+    result = stage.wait(60)
+    assert result.returncode == 0 and "--resume goes on" in result.stdout
     assert len(list((out / "state").glob("step_*/extra.json"))) == 1
 
 

@@ -1,6 +1,5 @@
 """sft.py as a user runs it: fails cleanly, resumes exactly, gives the same curve on one process and on two."""
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -8,15 +7,21 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, refusal
+from conftest import ROOT, Stage, refusal
 
 
-def run(*command, processes=0, env=None, check=True):
-    """Run a stage script; processes > 0: under torchrun."""
-    launcher = [sys.executable] if not processes else [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
-    result = subprocess.run([*launcher, *map(str, command)], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})})
+def run(*command, processes=1, check=True):
+    """Run a stage to its end."""
+    result = Stage(*command, processes=processes).wait()
     assert not check or result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     return result
+
+
+def wait_for(file, stage):
+    """Until the file is there and holds something."""
+    while not file.exists() or not file.stat().st_size:
+        assert stage.running(), f"the run ended before it wrote {file}"
+        time.sleep(0.005)
 
 
 def metrics(out):
@@ -24,7 +29,7 @@ def metrics(out):
 
 
 def arguments(tiny, data_dir, out, **kw):
-    options = {"--steps": 6, "--batch": 6, "--micro-batch": 2, "--dtype": "float32", "--save-every": 3, "--eval-every": 3, **kw}
+    options = {"--steps": 6, "--batch": 6, "--micro-batch": 2, "--dtype": "float32", "--save-every": 3, "--eval-every": 3, "--render-every": 0, **kw}
     return ["sft.py", "--model", tiny, "--data", data_dir / "sft", "--out", out, *(x for pair in options.items() for x in pair if x != "")]
 
 
@@ -55,19 +60,32 @@ def test_two_processes_give_the_same_curve(one_process, tiny):
         assert a["answer_tokens"] == b["answer_tokens"]
 
 
+def state_of(out, step):
+    """The tensors of a saved state, weights and optimizers, as one dict."""
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+    file = out / "state" / f"step_{step}.pt"
+    dcp_to_torch_save(out / "state" / f"step_{step}", file)
+    return torch.load(file, weights_only=False)
+
+
 def test_killed_and_resumed_equals_uninterrupted(one_process, tiny):
-    """kill -9 after the state of step 3 stands; --resume: equal weights, bit for bit, and equal losses."""
+    """40 steps; against kill -9 after the state of step 20 and --resume: weights, optimizers, metrics and positions, bit for bit."""
+    from torch.utils._pytree import tree_leaves
+    options = {"--steps": 40, "--save-every": 20, "--eval-every": 20}
+    run(*arguments(tiny, one_process / "data", one_process / "whole", **options))
     out = one_process / "killed"
-    process = subprocess.Popen([sys.executable, *map(str, arguments(tiny, one_process / "data", out, **{"--steps": 6}))], cwd=ROOT,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    while not (out / "state" / "step_3" / "extra.json").exists():
-        assert process.poll() is None, "the run ended before its first state"
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
-    run(*arguments(tiny, one_process / "data", out), "--resume")
-    assert [m["loss"] for m in metrics(out)] == [m["loss"] for m in metrics(one_process / "one")]
-    assert (out / "model.safetensors").read_bytes() == (one_process / "one" / "model.safetensors").read_bytes()
+    stage = Stage(*arguments(tiny, one_process / "data", out, **options))
+    wait_for(out / "state" / "step_20" / "extra.json", stage)
+    stage.signal(signal.SIGKILL)
+    assert stage.wait().returncode == -signal.SIGKILL
+    run(*arguments(tiny, one_process / "data", out, **options), "--resume")
+    clock = ("seconds", "tokens_per_second", "tflops_per_process", "eta", "memory_gb")
+    kept = [[{k: v for k, v in m.items() if k not in clock} for m in metrics(folder)] for folder in (out, one_process / "whole")]
+    assert len(kept[0]) == 40 and kept[0] == kept[1] and len({m["position"] for m in kept[0]}) == 40
+    ours, theirs = (tree_leaves(state_of(folder, 40)) for folder in (out, one_process / "whole"))
+    tensors = [(a, b) for a, b in zip(ours, theirs, strict=True) if isinstance(a, torch.Tensor)]
+    assert len(tensors) > 80 and all(torch.equal(a, b) for a, b in tensors)
+    assert (out / "model.safetensors").read_bytes() == (one_process / "whole" / "model.safetensors").read_bytes()
 
 
 def test_packed_run_goes_on_with_another_number_of_processes(one_process, tiny, monkeypatch):
@@ -88,14 +106,11 @@ def test_packed_run_goes_on_with_another_number_of_processes(one_process, tiny, 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_saves_and_exits_cleanly(one_process, tiny, number):
     out = one_process / f"signal{number}"
-    process = subprocess.Popen([sys.executable, *map(str, arguments(tiny, one_process / "data", out, **{"--steps": 100000, "--save-every": 100000}))],
-                               cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    while not (out / "metrics.jsonl").exists() or len((out / "metrics.jsonl").read_text().splitlines()) < 2:
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(number)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and "--resume goes on" in printed
+    stage = Stage(*arguments(tiny, one_process / "data", out, **{"--steps": 100000, "--save-every": 100000}))
+    wait_for(out / "metrics.jsonl", stage)
+    stage.signal(number)
+    result = stage.wait(60)
+    assert result.returncode == 0 and "--resume goes on" in result.stdout
     assert len(list((out / "state").glob("step_*/extra.json"))) == 1
 
 
@@ -140,5 +155,7 @@ def test_bad_input_is_one_line(one_process, tiny, tmp_path, monkeypatch, change,
 
 @pytest.mark.parametrize("change, words", [(("--data", "absent"), "does not exist"), (("--lerning", 1), "unrecognized arguments")])
 def test_bad_input_fails_the_command(one_process, tiny, tmp_path, change, words):
-    result = run(*arguments(tiny, one_process / "data", tmp_path / "out"), *change, check=False)
+    """A true command."""
+    command = [sys.executable, *map(str, arguments(tiny, one_process / "data", tmp_path / "out")), *map(str, change)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode != 0 and words in result.stderr and "Traceback" not in result.stderr

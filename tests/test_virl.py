@@ -47,6 +47,22 @@ def test_first_update_has_ratio_one_and_loss_minus_mean_advantage():
     torch.testing.assert_close(logp.grad, -a * w)
 
 
+def test_kl_penalty_has_the_value_and_the_gradient_of_the_divergence():
+    """9: over all tokens of a vocabulary, weighted by the sampling policy, against KL(p || q) by enumeration."""
+    g = torch.Generator().manual_seed(0)
+    theta, q = torch.randn(7, generator=g, dtype=torch.float64, requires_grad=True), torch.randn(7, generator=g, dtype=torch.float64).log_softmax(0)
+    p = theta.log_softmax(0)
+    exact = (p.exp() * (p - q)).sum()
+    (wanted,) = torch.autograd.grad(exact, theta, retain_graph=True)
+    expected = sum(p[y].exp().detach() * virl.kl_penalty(p[y:y + 1], p[y:y + 1].detach(), q[y:y + 1]) for y in range(7))
+    torch.testing.assert_close(expected, exact)
+    (gradient_,) = torch.autograd.grad(expected, theta, retain_graph=True)
+    torch.testing.assert_close(gradient_, wanted)
+    plain = sum(p[y].exp().detach() * ((q[y] - p[y]).exp() - 1 - (q[y] - p[y])) for y in range(7))  # without the ratio
+    (other,) = torch.autograd.grad(plain, theta)
+    assert torch.cosine_similarity(other, wanted, dim=0) < 0.99
+
+
 def test_gradient_equals_naive_reinforce_and_ignores_micro_batches(loaded, samples):
     """2 and 3: one sample at a time, -A grad log p / N; then groups of 1, 2, 3 per micro-batch."""
     prompts, answers = rollouts_of(loaded, samples)

@@ -205,6 +205,15 @@ def finish(out, number, record, rejects):
     return record
 
 
+def all_ranks(world):
+    """Wait for the other processes of torchrun; they may take days."""
+    if world > 1:
+        import torch.distributed as dist
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", timeout=timedelta(days=30))
+        dist.barrier()
+
+
 def in_processes(work, jobs, workers, out, title):
     """Call work(*job) for each job, `workers` at a time -> the records of all. The rejects of all parts are put together.
 
@@ -218,18 +227,14 @@ def in_processes(work, jobs, workers, out, title):
     with ProcessPoolExecutor(max(1, min(workers or os.cpu_count() or 1, len(mine))), get_context("spawn"), end_with_parent) as pool:
         futures = [pool.submit(work, *job) for job in mine]
         records = [future.result() for future in tqdm(futures, desc=title, unit="file", mininterval=1, disable=rank > 0)]
+    all_ranks(world)
     if world > 1:
-        import torch.distributed as dist
-        if not dist.is_initialized():
-            dist.init_process_group("gloo", timeout=timedelta(days=30))
-        dist.barrier()
         records = [json.loads((out / ".done" / f"{n:05d}.json").read_text()) for n in range(len(jobs))]
     if rank == 0:
         with open(out / "rejects.jsonl", "w") as f:
             for n in range(len(jobs)):
                 f.write((out / ".done" / f"{n:05d}.rejects.jsonl").read_text())
-    if world > 1:
-        dist.barrier()  # who reads the rejects finds them
+    all_ranks(world)  # who reads the rejects finds them
     return records
 
 

@@ -13,7 +13,9 @@ import colorsys
 import hashlib
 import importlib.util
 import itertools
+import json
 import math
+import os
 import random
 import re
 from collections import Counter, deque
@@ -646,6 +648,7 @@ def programs(domain, difficulty, n, seed=0):
 WORDINGS = ("Write {name} code that draws this image.", "Reproduce this picture in {name}.", "What {name} code gives this image? Answer with the code alone.",
             "Recreate the image as {name} code.", "Here is a picture. Write the {name} program that draws it.", "Convert this image to {name} code.")
 SIZES = {"web": (800, 600)}  # pixels of the page; the others have a size of their own
+PART = 4096  # samples of a file
 WINDOW = 256  # renders under way: memory does not grow with the number of samples
 
 
@@ -695,10 +698,11 @@ def synth(out, labelled=3200, targets=2400, test=768, seed=0, label_jitter=0.1, 
     """Write samples to `out`/{sft,rl,test}: pairs, targets without code, held-out pairs. Targets are rendered by render.py.
 
     difficulty: "1" makes the embedded default, an imperfect corpus with refinement samples (label_jitter, broken); "2", "3" and "mixed"
-    clean programs, all different, for which `data.py refine` makes defects. A program that does not render stops the run.
+    clean programs, all different, for which `data.py refine` makes defects. A program that does not render stops the run. Under
+    torchrun the ranks share the parts of PART samples; a finished part is not done again.
     """
     from tqdm import tqdm
-    from corpus import Writer
+    from corpus import all_ranks, finish, finished
     domains = usable_domains(domains, unsafe)
     if difficulty == "1":
         make = lambda n, salt, mixture=domains, **kw: synth_split(n, f"{seed}/{salt}", mixture, **kw)
@@ -719,31 +723,58 @@ def synth(out, labelled=3200, targets=2400, test=768, seed=0, label_jitter=0.1, 
         offset = Counter()
         splits = {name: clean_split(programs_of, count, domains, offset, f"{seed}/{name}", labels)
                   for name, count, labels in (("test", test, True), ("sft", labelled, True), ("rl", targets, False))}
-    total, seen, images = sum(map(len, splits.values())), set(), {}
-    with Renderer(workers=workers, unsafe=unsafe) as renderer, tqdm(total=total, desc="render targets", unit="image", mininterval=1) as bar:
+    out, seen, images, number = Path(out), set(), {}, 0
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    arguments = [labelled, targets, test, seed, label_jitter, broken, list(domains), difficulty]
+    with Renderer(workers=workers, unsafe=unsafe) as renderer, tqdm(total=sum(map(len, splits.values())) // world, desc="render targets", unit="image", mininterval=1, disable=rank > 0) as bar:
         for name, pairs in splits.items():
-            writer, ahead = Writer(Path(out) / name / "part-0.parquet"), deque()
-            for i in range(len(pairs) + WINDOW):
-                if i < len(pairs):
-                    sample, code = pairs[i]
-                    size = (CANVAS, CANVAS) if sample.source in ("synth/labelled", "synth/target-only", "synth/1") else SIZES.get(sample.domain)
-                    ahead.append((i, sample, renderer.submit(sample.language, code, size)))
-                if not ahead or len(ahead) < WINDOW and i < len(pairs):
-                    continue
-                k, sample, future = ahead.popleft()
-                render = future.result()
-                bar.update()
-                if render.status != "ok":
-                    raise SystemExit(f"error: a {sample.domain} target did not render: {render.message}. `python render.py --doctor` says what is missing.")
-                digest = hashlib.sha256(render.image.tobytes()).hexdigest()[:16]
-                images.setdefault((sample.domain, sample.source), []).append(digest)
+            parts = [(number + k, start) for k, start in enumerate(range(0, len(pairs), PART))]
+            number += len(parts)
+            strangers = {*(out / name).glob("*.parquet")} - {out / name / f"part-{start // PART}.parquet" for _, start in parts}
+            if strangers:
+                raise SystemExit(f"error: {min(strangers)} is there already and not of this run. Give another --out, or remove {out}.")
+            for k, start in parts[rank::world]:
+                file = out / name / f"part-{start // PART}.parquet"
+                if not (finished(out, k, arguments) and file.exists()):
+                    record = render_part(pairs[start:start + PART], file, f"synth-{name}-{seed}", start, seen, renderer, bar)
+                    finish(out, k, {"input": arguments, **record}, [])
+            all_ranks(world)
+            records = [json.loads((out / ".done" / f"{k:05d}.json").read_text()) for k, _ in parts]
+            for key, digest in (pair for record in records for pair in record["images"]):
+                images.setdefault(tuple(key), []).append(digest)
                 if name == "test":
-                    seen.add((sample.language, digest))
-                elif (sample.language, digest) in seen:
-                    continue  # the image stands in the held-out split: 6 % of the easy scenes coincide by chance
-                sample.image, sample.id = png(render.image), f"synth-{name}-{seed}-{k:05d}"
-                sample.height, sample.width = render.image.shape[:2]
-                writer.add(sample)
-            writer.close()
-            bar.write(f"{name}: {writer.count} samples written, {len(pairs) - writer.count} left out because their image is in test")
-    report([pair for pairs in splits.values() for pair in pairs], images)
+                    seen.add((LANGUAGE_OF[key[0]], digest))
+            written = sum(record["written"] for record in records)
+            bar.write(f"{name}: {written} samples written, {len(pairs) - written} left out because their image is in test")
+    if rank == 0:
+        report([pair for pairs in splits.values() for pair in pairs], images)
+
+
+def render_part(pairs, path, name, first, seen, renderer, bar):
+    """Render (Sample, program) pairs into one parquet file; `seen`: (language, digest) of the held-out images, which are left out.
+
+    name, first: the ids are NAME-FIRST and on. Returns {"written": count, "images": [[domain, source], digest] of each}.
+    """
+    from corpus import Writer
+    writer, ahead, images = Writer(path), deque(), []
+    for i in range(len(pairs) + WINDOW):
+        if i < len(pairs):
+            sample, code = pairs[i]
+            size = (CANVAS, CANVAS) if sample.source in ("synth/labelled", "synth/target-only", "synth/1") else SIZES.get(sample.domain)
+            ahead.append((first + i, sample, renderer.submit(sample.language, code, size)))
+        if not ahead or len(ahead) < WINDOW and i < len(pairs):
+            continue
+        k, sample, future = ahead.popleft()
+        render = future.result()
+        bar.update()
+        if render.status != "ok":
+            raise SystemExit(f"error: a {sample.domain} target did not render: {render.message}. `python render.py --doctor` says what is missing.")
+        digest = hashlib.sha256(render.image.tobytes()).hexdigest()[:16]
+        images.append([[sample.domain, sample.source], digest])
+        if (sample.language, digest) in seen:
+            continue  # the image stands in the held-out split: 6 % of the easy scenes coincide by chance
+        sample.image, sample.id = png(render.image), f"{name}-{k:05d}"
+        sample.height, sample.width = render.image.shape[:2]
+        writer.add(sample)
+    writer.close()
+    return {"written": writer.count, "images": images}

@@ -2,6 +2,8 @@
 import hashlib
 import io
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import corpus
 import data
 import render
 import synth
+from conftest import ROOT
 from test_data import command
 
 MISSING = render.available()
@@ -55,6 +58,29 @@ def test_synth_splits(tmp_path):
     exact = np.mean([r.status == "ok" and data.png(r.image) == s.image for r, s in zip(renders, splits["sft"])])
     assert 0.85 < working < 0.95  # --broken 0.1
     assert 0.2 < exact < 0.75  # --label-jitter 0.1 on three to eleven numbers a label
+
+
+@pytest.mark.skipif(MISSING["svg"] is not None, reason="no SVG renderer")
+def test_parts_are_made_once_by_any_number_of_processes(tmp_path, monkeypatch, capfd):
+    """Parts of 32 samples: one process, two under torchrun, and one that was interrupted: the same samples; what is finished stays."""
+    monkeypatch.setattr(synth, "PART", 32)
+    arguments = dict(labelled=80, targets=40, test=40, domains=("svg",), seed=3)
+    synth.synth(tmp_path / "one", **arguments)
+    files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").glob("*/*.parquet"))
+    assert [f.name for f in files if f.parts[0] == "sft"] == ["part-0.parquet", "part-1.parquet", "part-2.parquet"]
+    last = tmp_path / "one" / "sft" / "part-2.parquet"
+    last.unlink()
+    times = {f: (tmp_path / "one" / f).stat().st_mtime_ns for f in files if f.name != "part-2.parquet"}
+    synth.synth(tmp_path / "one", **arguments)
+    assert last.exists() and times == {f: (tmp_path / "one" / f).stat().st_mtime_ns for f in times}
+    script = "import sys; sys.path.insert(0, sys.argv[1]); import synth; synth.PART = 32; synth.synth(sys.argv[2], 80, 40, 40, 3, domains=['svg'])"
+    (tmp_path / "two.py").write_text(script)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+    subprocess.run([*launcher, tmp_path / "two.py", ROOT, tmp_path / "two"], check=True, capture_output=True)
+    for f in files:
+        assert data.read_samples(tmp_path / "one" / f) == data.read_samples(tmp_path / "two" / f)
+    with pytest.raises(SystemExit, match="not of this run"):
+        synth.synth(tmp_path / "one", **{**arguments, "labelled": 20})
 
 
 @pytest.mark.parametrize("domain", data.DOMAINS)

@@ -8,6 +8,8 @@
     python tests/bench.py reward                        # ms per pair at 512 pixels on one core, beside scikit-image's SSIM
     python tests/bench.py pack [--data FILE.parquet]    # useful tokens of a batch: packed, by length, as they come
     python tests/bench.py dedupe                        # distinct look-alikes kept, planted near-duplicates found
+    python tests/bench.py kills                         # kill -9 at 200 random moments of saving, 200 states must load
+    python tests/bench.py sft --trl PYTHON              # sft.py beside TRL's SFTTrainer (PYTHON: an interpreter that has TRL)
     python tests/bench.py labels DIR                    # share of a corpus' answers that run, per language
 
 Each exits with 1 where what it checks does not hold. The naive way is the original release's: a new Python for each
@@ -476,13 +478,133 @@ def dedupe(args):
     return wrong
 
 
+def kills(args):
+    """200 states loaded after 200 kills: see tests/test_faults.py."""
+    import conftest
+    from test_faults import killed_saves
+
+    import policy
+    with tempfile.TemporaryDirectory() as folder:
+        policy.build_tiny(Path(folder, "tiny"), [s.prompt + s.answer for s in conftest.drawn_samples(48)], hidden=64, layers=2)
+        loaded = killed_saves(Path(folder, "tiny"), Path(folder, "out"), 200)
+    print(f"200 kills, {len(loaded)} states loaded, of {len(set(loaded))} different steps up to {max(loaded)}")
+    return len(loaded) < 200
+
+
+BATCH, SFT_STEPS, SFT_EVERY = 32, 300, 25
+
+
+def trl_sft(args):
+    """One run of TRL's SFTTrainer, in an interpreter that has it; prints {"step_seconds", "rss", "curve"} as JSON."""
+    import json
+
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForImageTextToText, ProcessorMixin, TrainerCallback
+    from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+    from trl import SFTConfig, SFTTrainer
+
+    import data
+    import policy as P
+
+    class ImageProcessor(Qwen3VLProcessor):
+        """Without the video part, which needs torchvision."""
+
+        def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
+            for name in ("image", "video"):
+                setattr(self, f"{name}_token", f"<|{name}_pad|>")
+                setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>"))
+            for name in ("vision_start", "vision_end"):
+                setattr(self, f"{name}_token", f"<|{name}|>")
+                setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(f"<|{name}|>"))
+            ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    judge = P.load_policy(args.model)
+    batches = held_out_encoded(judge, args.directory)
+    samples = data.read_samples(args.directory)
+    rows = Dataset.from_list([{"images": [data.open_image(s)], "prompt": [{"role": "user", "content": s.prompt}],
+                               "completion": [{"role": "assistant", "content": s.answer}]} for s in samples])
+    model = AutoModelForImageTextToText.from_pretrained(args.model, attn_implementation="eager", dtype=torch.float32)
+    ends, pauses, curve = [], [], []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, arguments, state, control, **kwargs):
+            ends.append(time.perf_counter())
+            pauses.append(0.0)
+            if state.global_step % SFT_EVERY == 0:
+                judge.model.load_state_dict(model.state_dict())
+                curve.append((state.global_step, held_out_loss(judge, batches)))
+                pauses[-1] = time.perf_counter() - ends[-1]
+    with tempfile.TemporaryDirectory() as folder:
+        config = SFTConfig(output_dir=folder, per_device_train_batch_size=BATCH, gradient_accumulation_steps=1, max_steps=SFT_STEPS, learning_rate=args.lr,
+                           bf16=True, use_cpu=True, gradient_checkpointing=False, save_strategy="no", report_to="none", max_length=None, disable_tqdm=True,
+                           dataloader_pin_memory=False, logging_steps=100, max_grad_norm=5.0, warmup_steps=20)
+        SFTTrainer(model=model, args=config, train_dataset=rows, callbacks=[Watch()],
+                   processing_class=ImageProcessor(judge.image_processor, judge.tokenizer, judge.tokenizer.chat_template)).train()
+    seconds = [b - a - pause for a, b, pause in zip(ends, ends[1:], pauses)]
+    print(json.dumps({"step_seconds": seconds, "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                      "curve": [(step, sum(seconds[:step]), loss) for step, loss in curve]}))
+
+
+def held_out_encoded(policy, directory):
+    """128 held-out samples, encoded, as sft.py takes them."""
+    import data
+    found = data.held_out(Path(directory).parent / "test", policy.count_tokens, 2048)
+    return [[policy.encode(s.prompt, data.open_image(s), s.answer) for s in found[i:i + 32]] for i in range(0, len(found), 32)]
+
+
+def held_out_loss(policy, batches):
+    """Mean cross-entropy per answer token, fp32."""
+    import torch
+    with torch.no_grad():
+        return -torch.cat([policy(b)[0] for b in batches]).mean().item()
+
+
+def sft(args):
+    """Useful tokens a second, seconds to TRL's best held-out loss, peak memory: sft.py and TRL, each alone in a process of its own."""
+    import json
+
+    import data
+    import policy as P
+    if not args.trl:
+        raise SystemExit("error: give --trl PYTHON, an interpreter with requirements.txt and trl==1.16.0 installed.")
+    policy = P.load_policy(args.model, weights=False)
+    per_sample = np.mean(policy.count_tokens(data.read_samples(args.directory)))
+    root, runs = Path(__file__).resolve().parent.parent, {}
+    for lr in (1e-3, 3e-3):
+        printed = subprocess.run([args.trl, __file__, "trl_sft", args.directory, "--model", args.model, "--lr", str(lr)], stdout=subprocess.PIPE, check=True).stdout
+        runs[f"TRL 1.16 SFTTrainer, AdamW {lr:g}"] = json.loads(printed.splitlines()[-1])
+    for name, *options in (("sft.py, AdamW 0.001", "--lr", "1e-3", "--matrix-lr", "0"), ("sft.py, AdamW 0.003", "--lr", "3e-3", "--matrix-lr", "0"), ("sft.py as it is (Muon)",)):
+        with tempfile.TemporaryDirectory() as out:
+            subprocess.run([sys.executable, "sft.py", "--model", args.model, "--data", args.directory, "--out", out, "--batch", str(BATCH), "--micro-batch", str(BATCH),
+                            "--steps", str(SFT_STEPS), "--eval-every", str(SFT_EVERY), "--render-every", "0", "--decay", "1", *options], cwd=root, stdout=subprocess.DEVNULL, check=True)
+            rows = [json.loads(line) for line in open(Path(out, "metrics.jsonl"))]
+        runs[name] = {"step_seconds": np.diff([r["seconds"] for r in rows]).tolist(), "rss": max(r["memory_gb"] for r in rows) * 1e9 / 2**20,
+                      "curve": [(r["step"], r["seconds"], r["held_out_loss"]) for r in rows if "held_out_loss" in r]}
+    target = min(loss for name, run in runs.items() if name.startswith("TRL") for *_, loss in run["curve"])
+    print(f"{SFT_STEPS} steps of {BATCH} samples, {per_sample:.0f} tokens each on average (all useful ones counted, padding not); bf16 autocast, {os.cpu_count()} cores\n"
+          f"| run | useful tokens/s | first 20 steps left out: ms a step | held-out loss after {SFT_STEPS} steps | seconds to {target:.3f} | peak memory, MB |\n|---|---|---|---|---|---|")
+    rates = {}
+    for name, run in runs.items():
+        steady = run["step_seconds"][20:]
+        rates[name] = BATCH * per_sample / np.mean(steady)
+        reached = next((f"{seconds:.0f}" for _, seconds, loss in run["curve"] if loss <= target), "not reached")
+        print(f"| {name} | {rates[name]:.0f} | {1e3 * np.mean(steady):.0f} | {run['curve'][-1][2]:.3f} | {reached} | {run['rss']:.0f} |")
+    same = [(rates[f"sft.py, AdamW {lr}"] / rates[f"TRL 1.16 SFTTrainer, AdamW {lr}"]) for lr in ("0.001", "0.003")]
+    print(f"same optimizer: {same[0]:.2f}x and {same[1]:.2f}x the useful tokens/s")
+    return min(same) < 1.9
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    commands = {f.__name__: f for f in (speed, workers, load, repeat, hostile, reward, labels, pack, dedupe)}
+    commands = {f.__name__: f for f in (speed, workers, load, repeat, hostile, reward, labels, pack, dedupe, kills, sft, trl_sft)}
     parser.add_argument("command", choices=commands)
-    parser.add_argument("directory", nargs="?", default="out/data/sft", help="of `labels`: parquet files")
+    parser.add_argument("directory", nargs="?", default="out/data/sft", help="of `labels` and `sft`: parquet files")
     parser.add_argument("--data", help="of `speed` and `pack`: a parquet file of real pairs in place of the samples here")
     parser.add_argument("--prototype", help="of `reward`: a Python file with reward(target, image), two PIL images, to be timed beside")
+    parser.add_argument("--model", default="out/tiny", help="of `sft`: the model to start from")
+    parser.add_argument("--trl", help="of `sft`: the interpreter that has TRL")
+    parser.add_argument("--lr", type=float, default=1e-3, help="of `trl_sft`: AdamW's learning rate")
     parser.add_argument("--seconds", type=float, default=10.0, help="of `speed`: CPU-seconds for each figure")
     parser.add_argument("--count", type=int, default=1000, help="of `load`, `repeat`, `hostile`: programs")
     args = parser.parse_args()

@@ -214,6 +214,16 @@ def all_ranks(world):
         dist.barrier()
 
 
+def over_files(work, files, workers=None):
+    """Yields work(file) of each file in order, in processes where there are several."""
+    os.environ.update(LEAN)
+    if len(files) == 1:
+        yield work(files[0])
+        return
+    with ProcessPoolExecutor(max(1, min(workers or os.cpu_count() or 1, len(files))), get_context("spawn"), end_with_parent) as pool:
+        yield from pool.map(work, files)
+
+
 def in_processes(work, jobs, workers, out, title):
     """Call work(*job) for each job, `workers` at a time -> the records of all. The rejects of all parts are put together.
 
@@ -500,50 +510,73 @@ def useless_reason(rewards, low, high, spread):
     return f"no spread: standard deviation below {spread}" if deviation < spread else ""
 
 
-def select_rl(path, score_files, out, count=0, low=0.2, high=0.95, spread=0.03, seed=0):
+def ids_and_languages(path):
+    """[(id, language)] of the rows of a parquet file; no image is read."""
+    import pyarrow.parquet as pq
+    with pq.ParquetFile(path) as parquet:
+        names = [c for c in ("id", "language", "user_content", "assistant_content") if c in parquet.schema_arrow.names]
+        rows = (row for batch in parquet.iter_batches(1024, columns=names) for row in batch.to_pylist())
+        return [(s.id, s.language) for s in (data.sample_from({"image": b"", **row}) for row in rows)]
+
+
+def keep_rows(path, number, out, kept, rejects):
+    """Write the rows `kept` ([row, id] each) of one parquet file as part `number` of OUT/rl."""
+    wanted = [str(path), path.stat().st_size, path.stat().st_mtime_ns, kept]
+    if record := finished(out, number, wanted):
+        return record
+    writer, ids = Writer(out / "rl" / f"part-{number:05d}.parquet"), dict(kept)
+    for i, row in enumerate(raw_rows(path)):
+        if i in ids:
+            sample = sample_of(row)
+            sample.id = ids[i]
+            writer.add(sample)
+    writer.close()
+    return finish(out, number, {"input": wanted, "kept": writer.count}, rejects)
+
+
+def select_rl(path, score_files, out, count=0, low=0.2, high=0.95, spread=0.03, seed=0, workers=None):
     """Keep the prompts that a model's own sampled scores show to be worth training on, evenly over languages and difficulty.
 
     path: samples; score_files: what `sampled_rewards` reads; count: prompts wanted (0: all that are useful). The bins,
     language by difficulty, are filled evenly: those that hold too little give their share to the others.
     """
-    out, rewards = Path(out), sampled_rewards(score_files)
-    corpus, bins, rejects, scored = data.Corpus(path), defaultdict(list), [], 0
-    for i in range(len(corpus)):
-        sample = corpus[i]
-        if sample.id not in rewards:
-            rejects.append({"id": sample.id, "language": sample.language, "level": "", "reason": "not scored"})
-            continue
-        scored += 1
-        mean = sum(r for r, _ in rewards[sample.id]) / len(rewards[sample.id])
-        level = next((name for name, a, b in LEVELS if a <= mean < b), LEVELS[0][0])  # a length penalty can make it negative
-        if reason := useless_reason(rewards[sample.id], low, high, spread):
-            rejects.append({"id": sample.id, "language": sample.language, "level": level, "reason": reason})
-        else:
-            bins[sample.language, level].append(i)
+    out, rewards, files = Path(out), sampled_rewards(score_files), data.parquet_files(path)
+    bins, rejects, scored, n, places = defaultdict(list), [], 0, 0, []  # places: (file, row, id) of prompt n
+    data.Corpus(path)  # one line where something is no file of samples
+    for f, rows in enumerate(over_files(ids_and_languages, files, workers)):
+        for k, (id, language) in enumerate(rows):
+            id = id or f"row {n}"
+            places.append((f, k, id))
+            reject = {"id": id, "language": language, "level": "", "reason": "not scored"}
+            if id in rewards:
+                scored += 1
+                mean = sum(r for r, _ in rewards[id]) / len(rewards[id])
+                reject["level"] = next((name for name, a, b in LEVELS if a <= mean < b), LEVELS[0][0])  # a length penalty can make it negative
+                reject["reason"] = useless_reason(rewards[id], low, high, spread)
+            if reject["reason"]:
+                rejects.append((f, reject))
+            else:
+                bins[language, reject["level"]].append(n)
+            n += 1
     if not scored:
-        raise SystemExit(f"error: none of the {len(corpus)} samples of {path} is scored in {', '.join(map(str, score_files))}: "
+        raise SystemExit(f"error: none of the {n} samples of {path} is scored in {', '.join(map(str, score_files))}: "
                          f"`python eval.py --model DIR --data {path} --samples 8 --out OUT` writes OUT/scores.jsonl.")
-    left, kept = count or len(corpus), []
+    left, kept = count or n, set()
     for done, (key, members) in enumerate(sorted(bins.items(), key=lambda item: (len(item[1]), item[0]))):
         share = -(-left // (len(bins) - done))  # the smallest bins first
-        chosen = [members[j] for j in data.epoch_order(len(members), seed, key)[:share]]
-        rejects += [{"id": corpus[i].id, "language": key[0], "level": key[1], "reason": "its bin is full"} for i in sorted({*members} - {*chosen})]
-        left, kept = left - len(chosen), kept + chosen
-    writer = Writer(out / "rl" / "part-00000.parquet")
-    for i in sorted(kept):
-        writer.add(corpus[i])
-    writer.close()
-    (out / "rejects.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rejects))
-    print(f"read {len(corpus)} prompts, {scored} of them scored, kept {len(kept)} (the others and why: {out / 'rejects.jsonl'})")
-    table = {(r["language"], r["level"]): Counter() for r in rejects if r["level"]} | {key: Counter() for key in bins}
-    for r in rejects:
+        chosen = {members[j] for j in data.epoch_order(len(members), seed, key)[:share]}
+        rejects += [(places[i][0], {"id": places[i][2], "language": key[0], "level": key[1], "reason": "its bin is full"}) for i in members if i not in chosen]
+        left, kept = left - len(chosen), kept | chosen
+    jobs = [(file, f, out, [[k, id] for i, (g, k, id) in enumerate(places) if g == f and i in kept], [r for g, r in rejects if g == f]) for f, file in enumerate(files)]
+    in_processes(keep_rows, jobs, workers, out, "select")
+    print(f"read {n} prompts, {scored} of them scored, kept {len(kept)} (the others and why: {out / 'rejects.jsonl'})")
+    table = {(r["language"], r["level"]): Counter() for _, r in rejects if r["level"]} | {key: Counter() for key in bins}
+    for _, r in rejects:
         if r["level"]:
             table[r["language"], r["level"]][r["reason"]] += 1
-    kept = {*kept}
     for language, level in sorted(table):
-        reasons = table[language, level]
-        n = sum(i in kept for i in bins[language, level])
-        print(f"  {language:7} {level:7} {n + sum(reasons.values()):6} scored, {n:6} kept" + "".join(f"; {m} {why}" for why, m in reasons.most_common()))
+        reasons, here = table[language, level], sum(i in kept for i in bins[language, level])
+        print(f"  {language:7} {level:7} {here + sum(reasons.values()):6} scored, {here:6} kept" + "".join(f"; {m} {why}" for why, m in reasons.most_common()))
     if not kept:
         raise SystemExit("error: no prompt is useful by these limits; widen --low, --high or --spread.")
 
@@ -561,10 +594,9 @@ def exported(sample, form):
     return {"messages": turns, "images": [image], **rest}
 
 
-def export(path, form, out):
-    """Write the samples of a directory as one parquet file that TRL or EasyR1 reads; images carry datasets' Image feature."""
+def export_schema(form):
+    """The Arrow schema of TRL's or EasyR1's rows; images carry datasets' Image feature."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
     image, string = pa.struct([("bytes", pa.binary()), ("path", pa.string())]), pa.string()
     turn = pa.struct([("role", string), ("content", pa.list_(pa.struct([("type", string), ("text", string)])))])
     first = [("problem", string), ("answer", string)] if form == "easyr1" else [("messages", pa.list_(turn))]
@@ -574,19 +606,30 @@ def export(path, form, out):
     features = {c: value("int32" if c in ("width", "height") else "string") for c, _ in rest} | {"images": {"feature": {"_type": "Image"}, "_type": "List"}}
     features |= {"problem": value("string"), "answer": value("string")} if form == "easyr1" else {
         "messages": {"feature": {"role": value("string"), "content": {"feature": part, "_type": "List"}}, "_type": "List"}}
-    schema = pa.schema([*first, ("images", pa.list_(image)), *rest], metadata={"huggingface": json.dumps({"info": {"features": features}})})
-    temporary, n = Path(str(out) + ".tmp"), 0
-    temporary.parent.mkdir(parents=True, exist_ok=True)
+    return pa.schema([*first, ("images", pa.list_(image)), *rest], metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def export_file(path, number, out, form):
+    """Write one parquet file of samples as part `number` of OUT."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    wanted = [str(path), path.stat().st_size, path.stat().st_mtime_ns, form]
+    if record := finished(out, number, wanted):
+        return record
+    target, schema, n = out / f"part-{number:05d}.parquet", export_schema(form), 0
+    temporary = target.with_name(target.name + ".tmp")
     with pq.ParquetWriter(temporary, schema) as writer:
-        for file in data.parquet_files(path):
-            rows = []
-            for row in raw_rows(file):
-                rows.append(exported(sample_of(row), form))
-                if len(rows) == data.ROW_GROUP:
-                    writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-                    n, rows = n + len(rows), []
-            if rows:
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-                n += len(rows)
-    os.replace(temporary, out)
-    print(f"wrote {out}: {n} samples for {form}")
+        for chunk in in_chunks((exported(sample_of(row), form) for row in raw_rows(path)), data.ROW_GROUP):
+            writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
+            n += len(chunk)
+    os.replace(temporary, target)
+    return finish(out, number, {"input": wanted, "written": n}, [])
+
+
+def export(path, form, out, workers=None):
+    """Write the samples of a directory as parquet files that TRL or EasyR1 reads, one for each of ours."""
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    records = in_processes(export_file, [(file, n, out, form) for n, file in enumerate(data.parquet_files(path))], workers, out, "export")
+    (out / "rejects.jsonl").unlink()  # nothing is rejected, and who reads the folder wants parquet files alone
+    print(f"wrote {out}: {sum(record['written'] for record in records)} samples for {form}")

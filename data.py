@@ -410,20 +410,29 @@ def split_dirs(path):
     return below or [Path(path)]
 
 
-def stats(path):
-    """Print what a data directory holds: per split and kind the number of samples and the length of their code. Images are not read."""
+def count_file(path):
+    """(Counter of sources, {kind: lengths}) of a parquet file of samples; no image is read."""
     import pyarrow.parquet as pq
-    wanted = ("user_content", "assistant_content", "domain", "language", "task", "source")
+    wanted, sources, kinds = ("user_content", "assistant_content", "domain", "language", "task", "source"), Counter(), {}
+    with pq.ParquetFile(path) as parquet:
+        for batch in parquet.iter_batches(1024, columns=[c for c in wanted if c in parquet.schema_arrow.names]):
+            for row in batch.to_pylist():
+                s = sample_from({"image": b"", **row})
+                sources[s.source] += 1
+                kinds.setdefault((s.domain, s.language, s.task, "with code" if s.answer else "no code"), []).append(len(s.answer or s.prompt))
+    return sources, kinds
+
+
+def stats(path):
+    """Print what a data directory holds: per split and kind the number of samples and the length of their code."""
+    from corpus import over_files
     for split in split_dirs(path):
         Corpus(split)  # one line where something is no file of samples
         sources, kinds = Counter(), {}
-        for file in parquet_files(split):
-            with pq.ParquetFile(file) as parquet:
-                for batch in parquet.iter_batches(1024, columns=[c for c in wanted if c in parquet.schema_arrow.names]):
-                    for row in batch.to_pylist():
-                        s = sample_from({"image": b"", **row})
-                        sources[s.source] += 1
-                        kinds.setdefault((s.domain, s.language, s.task, "with code" if s.answer else "no code"), []).append(len(s.answer or s.prompt))
+        for found, lengths in over_files(count_file, parquet_files(split)):
+            sources.update(found)
+            for kind, sizes in lengths.items():
+                kinds.setdefault(kind, []).extend(sizes)
         print(f"{split}: {sources.total()} samples of {len(sources)} source(s)" + (f": {', '.join(sorted(sources))}" if len(sources) < 4 else ""))
         for kind, sizes in sorted(kinds.items()):
             sizes.sort()
@@ -527,10 +536,12 @@ def main():
     p.add_argument("--high", type=float, default=0.95, help="largest mean reward")
     p.add_argument("--spread", type=float, default=0.03, help="least standard deviation of the rewards")
     p.add_argument("--seed", type=int, default=0, help="seed of the choice inside a full bin")
+    p.add_argument("--workers", type=int, default=None, help="files read at a time (default: one per core)")
     p = commands.add_parser("export", help="write samples in TRL's or EasyR1's schema", allow_abbrev=False)
     p.add_argument("path", help="directory of samples or parquet file")
     p.add_argument("--format", choices=("trl", "easyr1"), default="trl", help="schema")
-    p.add_argument("--out", required=True, help="parquet file to write")
+    p.add_argument("--out", required=True, help="directory to write")
+    p.add_argument("--workers", type=int, default=None, help="files read at a time (default: one per core)")
     p = commands.add_parser("stats", help="count what is in a data directory", allow_abbrev=False)
     p.add_argument("path", help="data directory or parquet file")
     p = commands.add_parser("view", help="write an offline HTML page of samples", allow_abbrev=False)
@@ -559,9 +570,9 @@ def main():
             import refine
             refine.refine_samples(args.path, args.out, args.only, args.predictions, args.correct, args.seed, args.render_timeout, args.workers, args.unsafe_render)
         elif args.command == "select-rl":
-            corpus.select_rl(args.path, args.scores, args.out, args.count, args.low, args.high, args.spread, args.seed)
+            corpus.select_rl(args.path, args.scores, args.out, args.count, args.low, args.high, args.spread, args.seed, args.workers)
         elif args.command == "export":
-            corpus.export(args.path, args.format, args.out)
+            corpus.export(args.path, args.format, args.out, args.workers)
         elif args.command == "stats":
             stats(args.path)
         else:

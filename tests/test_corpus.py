@@ -114,21 +114,24 @@ def test_an_output_of_another_import_is_not_mixed_in(tmp_path):
 
 @pytest.mark.parametrize("form", ["trl", "easyr1"])
 def test_export_and_import_are_inverse(tmp_path, samples, form):
-    data.write_samples(samples, tmp_path / "mine" / "part-0.parquet")
-    corpus.export(tmp_path / "mine", form, tmp_path / "theirs.parquet")
-    schema = pq.ParquetFile(tmp_path / "theirs.parquet").schema_arrow
+    for part, some in enumerate((samples[:20], samples[20:])):
+        data.write_samples(some, tmp_path / "mine" / f"part-{part}.parquet")
+    corpus.export(tmp_path / "mine", form, tmp_path / "theirs")
+    files = sorted(p for p in (tmp_path / "theirs").iterdir() if p.name != ".done")
+    assert [f.name for f in files] == ["part-00000.parquet", "part-00001.parquet"]
+    schema = pq.ParquetFile(files[0]).schema_arrow
     features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
     assert features["images"]["feature"]["_type"] == "Image" and set(features) == set(schema.names)
     assert schema.names[0] == {"trl": "messages", "easyr1": "problem"}[form]
-    back = [corpus.sample_of(row) for row in corpus.raw_rows(tmp_path / "theirs.parquet")]
+    back = [corpus.sample_of(row) for file in files for row in corpus.raw_rows(file)]
     assert back == samples
 
 
 def test_datasets_reads_the_export_as_images(tmp_path, samples):
     datasets = pytest.importorskip("datasets", reason="datasets is not among our requirements")
     data.write_samples(samples, tmp_path / "mine" / "part-0.parquet")
-    corpus.export(tmp_path / "mine", "trl", tmp_path / "theirs.parquet")
-    row = datasets.load_dataset("parquet", data_files=str(tmp_path / "theirs.parquet"), split="train", cache_dir=str(tmp_path / "cache"))[0]
+    corpus.export(tmp_path / "mine", "trl", tmp_path / "theirs")
+    row = datasets.load_dataset("parquet", data_dir=str(tmp_path / "theirs"), split="train", cache_dir=str(tmp_path / "cache"))[0]
     assert row["images"][0].size == (64, 64) and row["messages"][1]["content"][0]["text"] == samples[0].answer
 
 
@@ -267,10 +270,16 @@ def test_selection_is_even_over_languages_and_difficulty(tmp_path, capsys):
             lines += [{"id": s.id, "mode": "t1", "k": k, "reward": mean + 0.1 * (-1) ** k, "execution": 1.0} for k in range(4)] + [{"id": s.id, "mode": "greedy", "reward": 1.0, "execution": 1.0}]
     lines.append({"id": samples[0].id, "mode": "t1", "reward": None, "execution": 0.0})  # the renderer's failure
     (tmp_path / "scores.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    data.write_samples(samples, tmp_path / "in" / "x.parquet")
+    for part in range(4):
+        data.write_samples(samples[20 * part:20 * part + 20], tmp_path / "in" / f"{part}.parquet")
     corpus.select_rl(tmp_path / "in", [tmp_path / "scores.jsonl"], tmp_path / "out", count=30)
     chosen = [s.id for s in data.read_samples(tmp_path / "out" / "rl")]
     assert len(chosen) == 30 and {f"t{i}" for i in range(60, 70)} < set(chosen)
+    files = {f: f.stat().st_mtime_ns for f in (tmp_path / "out" / "rl").iterdir()}
+    corpus.select_rl(tmp_path / "in", [tmp_path / "scores.jsonl"], tmp_path / "out", count=30)
+    assert files == {f: f.stat().st_mtime_ns for f in files}  # a finished part is not written again
+    capsys.readouterr()
+    corpus.select_rl(tmp_path / "in", [tmp_path / "scores.jsonl"], tmp_path / "out", count=30, workers=1)
     printed, left = capsys.readouterr().out, rejects(tmp_path / "out")
     assert {*chosen} | {r["id"] for r in left} == {s.id for s in samples} and len(left) == 50
     assert "read 80 prompts, 78 of them scored, kept 30" in printed and "svg     medium      60 scored,     20 kept; 40 its bin is full" in printed

@@ -114,11 +114,16 @@ def activations(model, tokens, patches, chunk=2048):
     return text.peak, tower.peak, logits.peak
 
 
+def attention_layers(text):
+    """Decoder layers with attention; the others (linear attention) keep a state of fixed size, which is not counted."""
+    return sum(kind != "linear_attention" for kind in getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers)
+
+
 def kv_bytes(config, slots, length):
     """Bytes of the key/value cache of `slots` rollouts of `length` tokens (prompt and answer) in bf16."""
     text = config.text_config
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return 2 * 2 * text.num_hidden_layers * text.num_key_value_heads * head * slots * length
+    return 2 * 2 * attention_layers(text) * text.num_key_value_heads * head * slots * length
 
 
 def memory(config, name, gpus, tokens=16384, image_share=0.36, slots=64, length=4096, recompute=False):
@@ -188,12 +193,11 @@ def training_flops(policy, per_token, examples):
     text, patch, merger, head = per_token
     config, vision = policy.model.config.text_config, policy.model.config.vision_config
     width = config.num_attention_heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    layers = sum(kind != "linear_attention" for kind in getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers)
     flops = 0
     for e in examples:
         T, patches = len(e.input_ids), int(e.image_grid_thw.prod())
         flops += text * T + patch * patches + merger * patches // vision.spatial_merge_size**2 + head * (T - e.prompt_length)
-        flops += 6 * width * layers * T**2 + 12 * vision.depth * policy.model.model.visual.patch_embed.embed_dim * patches**2
+        flops += 6 * width * attention_layers(config) * T**2 + 12 * vision.depth * policy.model.model.visual.patch_embed.embed_dim * patches**2
     return flops
 
 

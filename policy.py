@@ -462,12 +462,13 @@ def build_optimizers(policy, lr, matrix_lr, weight_decay=0.01):
     """
     parameters = {n: p for n, p in policy.named_parameters() if p.requires_grad}
     inner = {n for n, p in parameters.items() if p.ndim == 2 and not any(k in n for k in ("embed", "lm_head", "norm"))}
-    rest = [{"params": [p for n, p in parameters.items() if n not in inner], "weight_decay": 0.0, "lr": lr}]
+    matrices, rest = [parameters[n] for n in sorted(inner)], [p for n, p in parameters.items() if n not in inner]
+    groups = [{"params": rest, "weight_decay": 0.0, "lr": lr}]
     if not matrix_lr:
-        return [torch.optim.AdamW(rest + [{"params": [parameters[n] for n in sorted(inner)], "lr": lr,
-                                           "weight_decay": weight_decay}], betas=(0.9, 0.95))]
-    return [torch.optim.AdamW(rest, betas=(0.9, 0.95)),
-            torch.optim.Muon([parameters[n] for n in sorted(inner)], lr=matrix_lr, weight_decay=weight_decay, ns_steps=NEWTON_SCHULZ)]
+        groups.append({"params": matrices, "weight_decay": weight_decay, "lr": lr})
+    groups = [group for group in groups if group["params"]]  # LoRA trains matrices alone; an empty group would not survive a resume
+    muon = [torch.optim.Muon(matrices, lr=matrix_lr, weight_decay=weight_decay, ns_steps=NEWTON_SCHULZ)] if matrix_lr else []
+    return ([torch.optim.AdamW(groups, betas=(0.9, 0.95))] if groups else []) + muon
 
 
 def save_state(out, step, policy, optimizers, extra, keep=2):

@@ -159,8 +159,12 @@ def judge(sample, rollouts, futures, reference, pool, args):
     """
     renders = [future and future.result() for future in futures]
     target = np.asarray(data.open_image(sample))  # [H, W, 3]
-    rows = pool.submit(score_group, target, sample.language, [(render, r.text) for render, r in zip(renders, rollouts)],
-                       reference and reference.result(), extract_code(sample.answer, sample.language)[0], args.reward).result()
+    try:
+        rows = pool.submit(score_group, target, sample.language, [(render, r.text) for render, r in zip(renders, rollouts)],
+                           reference and reference.result(), extract_code(sample.answer, sample.language)[0], args.reward).result()
+    except Exception as e:  # someone's own function may raise anything
+        raise SystemExit(f"error: the reward {args.reward} raised {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''} at an answer to sample "
+                         f"{sample.id}. States already saved are intact: mend it, then --resume.") from None
     for row, rollout, render in zip(rows, rollouts, renders):
         row["overlong"] = overlong_penalty(len(rollout.token_ids), args.max_new_tokens, args.overlong)
         row["reward"] -= row["overlong"]
@@ -267,6 +271,9 @@ def main():
             groups = generate(policy, prompts, args.group, args.max_new_tokens, args.temperature, seeds, args.slots, on_finish)
             torch.set_num_threads(threads)
             t1 = time.perf_counter()
+            if P.all_max(any(not math.isfinite(sum(r.logprobs)) for group in groups for r in group), device):
+                raise SystemExit(f"error: the log-probabilities of step {step + 1}'s rollouts are not finite: an earlier update has broken the weights. Lower "
+                                 f"--lr and --matrix-lr and start anew from --model, or from an older state: remove the newer ones in {out / 'state'}, then --resume.")
 
             # --- reward --------------------------------------------------------------------------------------------------
             parts, renders = zip(*(judged[p].result() for p in range(len(batch))))

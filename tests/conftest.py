@@ -25,6 +25,7 @@ def stage_process(script, argv, environment, output):
         os.dup2(os.open(f"{output}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))
     os.environ.update(environment)
+    sys.path.append(environment["PYTHONPATH"])
     os.chdir(ROOT)
     sys.argv = [script, *argv]
     try:
@@ -43,7 +44,8 @@ class Stage:
     """A stage running as its command would, on one process or (gloo) several. They are forked from one that has imported torch
     and transformers, which takes longer than most of these runs; some tests start true commands and torchrun."""
 
-    def __init__(self, script, *argv, processes=1):
+    def __init__(self, script, *argv, processes=1, path=""):
+        """path: a directory in which Python looks for modules, too."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["sft", "virl", "transformers.models.qwen3_vl.modeling_qwen3_vl"])
         self.folder, self.argv = tempfile.TemporaryDirectory(), [script, *map(str, argv)]
@@ -54,6 +56,7 @@ class Stage:
         self.ranks = []
         for rank in range(processes):
             environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if shared else {}
+            environment["PYTHONPATH"] = path
             self.ranks.append(context.Process(target=stage_process, args=(script, self.argv[1:], environment, f"{self.folder.name}/{rank}")))
             self.ranks[-1].start()
 

@@ -1,5 +1,6 @@
 """All stages at toy size, with real renders: what a user runs, interrupted, resumed and distributed."""
 import json
+import random
 import signal
 
 import pytest
@@ -93,6 +94,50 @@ def test_virl_evaluates_and_keeps_the_best_policy(base):
     assert (out / "best" / "model.safetensors").exists()
     trained = [m["kl"] for m in metrics(out) if "kl" in m]
     assert trained[0] == pytest.approx(0, abs=1e-6) and all(k >= -1e-6 for k in trained)
+
+
+def test_virl_killed_at_random_moments_equals_uninterrupted(base, trained):
+    """kill -9 in rollouts, updates and saving, six times: what is resumed ends with the same weights, no rollout lost or doubled."""
+    out, rng, kills = base / "often_killed", random.Random(0), 0
+    while kills < 6:
+        stage = Stage(*virl(base, out, "--save-every", 1), *(["--resume"] if (out / "state").is_dir() and any((out / "state").glob("step_*/extra.json")) else []))
+        stage.ranks[0].join(2 + 4 * rng.random())
+        if not stage.running():
+            break
+        stage.signal(signal.SIGKILL)
+        stage.wait()
+        kills += 1
+    assert kills >= 2
+    if not (out / "config.json").exists():
+        run(*virl(base, out, "--save-every", 1), "--resume")
+    assert [comparable(m) for m in metrics(out)] == [comparable(m) for m in metrics(trained)]
+    assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    for step in (1, 2, 3, 4):
+        assert answers(out, step) == answers(trained, step)
+
+
+@pytest.mark.parametrize("body, words", [
+    ("raise KeyError('colour')", "error: the reward my_reward:judge raised KeyError: 'colour' at an answer to sample synth-rl-0-"),
+    ("return {'reward': 1.7e308 * (len(response) % 2), 'execution': 1.0, 'visual': 0.0}", "loss or gradient was not finite 3 times in a row"),
+    ("return {'reward': len(response) % 5 / 5 if zlib.crc32(target.tobytes()) % 2 else 0.0, 'execution': 1.0, 'visual': 0.0}", "")])
+def test_virl_with_a_reward_that_misbehaves(base, tmp_path, body, words):
+    """Raises: one line. Gives infinite advantages: no update, the third time stops. Tells nothing about most targets: a rank without a group takes part."""
+    (tmp_path / "my_reward.py").write_text(f"import zlib\ndef judge(target, render, response, language, **kwargs):\n    {body}\n")
+    options = virl(base, tmp_path / "out", "--reward", "my_reward:judge", "--advantage", "paper", "--overlong", 0, "--save-every", 50)
+    result = Stage(*options, processes=1 if words else 2, path=str(tmp_path)).wait()
+    if words:
+        assert result.returncode == 1 and words in result.stderr and "Traceback" not in result.stderr, result.stderr[-2000:]
+    else:
+        assert result.returncode == 0, result.stderr[-2000:]
+        trained = [tuple(any(json.loads(line)["advantage"] for line in open(tmp_path / "out" / "rollouts" / f"step_{step}.rank{rank}.jsonl")) for rank in (0, 1))
+                   for step in (1, 2, 3, 4)]
+        assert (True, False) in trained or (False, True) in trained
+
+
+def test_virl_stops_when_an_update_has_broken_the_weights(base, tmp_path):
+    """Their rollouts would be noise, all rewards equal, and the run would go on without ever updating again."""
+    result = run(*virl(base, tmp_path / "out", "--lr", 1e38, "--matrix-lr", 0), check=False)
+    assert result.returncode == 1 and "not finite: an earlier update has broken the weights" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_virl_saves_on_a_signal(base):

@@ -221,7 +221,14 @@ def test_lora_trains_factors_alone_and_is_saved_merged(loaded, samples, tmp_path
     for w, v in zip(again.parameters(), [p for n, p in loaded.named_parameters() if "lora_" not in n]):
         w.data.copy_(v)
     P.add_lora(again, 4)
-    P.load_state(tmp_path, again, P.build_optimizers(again, 1e-2, 0))
+    resumed = P.build_optimizers(again, 1e-2, 0)
+    P.load_state(tmp_path, again, resumed)
+    assert torch.equal(again(examples)[0], after)
+    for policy, (optimizer,) in ((loaded, optimizers), (again, resumed)):
+        (-policy(examples)[0].mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = loaded(examples)[0].detach()
     assert torch.equal(again(examples)[0], after)
     P.save_policy(loaded, tmp_path / "merged")
     torch.testing.assert_close(P.load_policy(tmp_path / "merged")(examples)[0], after, atol=1e-4, rtol=1e-4)

@@ -555,7 +555,8 @@ def main():
     try:
         if args.command == "synth":
             synth.synth(args.out, args.labelled, args.targets, args.test, args.seed, args.label_jitter, args.broken,
-                        args.domains.split(","), args.difficulty, args.workers, args.unsafe_render)
+                        args.domains.split(","), args.difficulty, args.workers, args.unsafe_render,
+                        int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
         elif args.command == "import":
             corpus.import_files(args.inputs, args.out, args.limit, args.workers, args.unsafe_render)
         elif args.command == "filter":

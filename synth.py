@@ -15,7 +15,6 @@ import importlib.util
 import itertools
 import json
 import math
-import os
 import random
 import re
 from collections import Counter, deque
@@ -694,12 +693,13 @@ def report(pairs, images):
               f"calls, tags or commands {elements[len(codes) // 2]} (at most {elements[-1]}), characters {sizes[len(codes) // 2]} (at most {sizes[-1]})")
 
 
-def synth(out, labelled=3200, targets=2400, test=768, seed=0, label_jitter=0.1, broken=0.1, domains=MIXTURE, difficulty="1", workers=None, unsafe=False):
+def synth(out, labelled=3200, targets=2400, test=768, seed=0, label_jitter=0.1, broken=0.1, domains=MIXTURE, difficulty="1", workers=None, unsafe=False,
+          rank=0, world=1):
     """Write samples to `out`/{sft,rl,test}: pairs, targets without code, held-out pairs. Targets are rendered by render.py.
 
     difficulty: "1" makes the embedded default, an imperfect corpus with refinement samples (label_jitter, broken); "2", "3" and "mixed"
-    clean programs, all different, for which `data.py refine` makes defects. A program that does not render stops the run. Under
-    torchrun the ranks share the parts of PART samples; a finished part is not done again.
+    clean programs, all different, for which `data.py refine` makes defects. A program that does not render stops the run. The
+    `world` processes of torchrun that call this share the parts of PART samples; a finished part is not done again.
     """
     from tqdm import tqdm
     from corpus import all_ranks, finish, finished
@@ -724,7 +724,6 @@ def synth(out, labelled=3200, targets=2400, test=768, seed=0, label_jitter=0.1, 
         splits = {name: clean_split(programs_of, count, domains, offset, f"{seed}/{name}", labels)
                   for name, count, labels in (("test", test, True), ("sft", labelled, True), ("rl", targets, False))}
     out, seen, images, number = Path(out), set(), {}, 0
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     arguments = [labelled, targets, test, seed, label_jitter, broken, list(domains), difficulty]
     with Renderer(workers=workers, unsafe=unsafe) as renderer, tqdm(total=sum(map(len, splits.values())) // world, desc="render targets", unit="image", mininterval=1, disable=rank > 0) as bar:
         for name, pairs in splits.items():

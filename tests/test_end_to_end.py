@@ -2,9 +2,11 @@
 import json
 import random
 import signal
+import subprocess
+import sys
 
 import pytest
-from conftest import Stage, refusal
+from conftest import ROOT, Stage, refusal
 from test_sft import metrics, run, wait_for
 
 import data
@@ -138,6 +140,18 @@ def test_virl_stops_when_an_update_has_broken_the_weights(base, tmp_path):
     """Their rollouts would be noise, all rewards equal, and the run would go on without ever updating again."""
     result = run(*virl(base, tmp_path / "out", "--lr", 1e38, "--matrix-lr", 0), check=False)
     assert result.returncode == 1 and "not finite: an earlier update has broken the weights" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_bare_sft_makes_what_is_missing_on_two_processes(tmp_path):
+    """`torchrun sft.py` where nothing is there: rank 0 makes all samples (fewer here) and the model, the other waits."""
+    (tmp_path / "bare.py").write_text("import sys; sys.path.insert(0, sys.argv.pop(1)); import functools, policy, sft, synth\n"
+                                      "synth.synth = functools.partial(synth.synth, labelled=40, targets=10, test=8, domains=['svg'])\npolicy.run(sft.main)")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+    command = [*launcher, "bare.py", str(ROOT), "--steps", "2", "--batch", "8", "--render-every", "0"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr[-2000:]
+    written = sum(len(data.read_samples(tmp_path / "out" / "data" / split)) for split in ("sft", "rl", "test"))
+    assert 40 < written <= 58 and (tmp_path / "out" / "sft" / "config.json").exists()
 
 
 def test_virl_saves_on_a_signal(base):

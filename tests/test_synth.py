@@ -73,7 +73,8 @@ def test_parts_are_made_once_by_any_number_of_processes(tmp_path, monkeypatch, c
     times = {f: (tmp_path / "one" / f).stat().st_mtime_ns for f in files if f.name != "part-2.parquet"}
     synth.synth(tmp_path / "one", **arguments)
     assert last.exists() and times == {f: (tmp_path / "one" / f).stat().st_mtime_ns for f in times}
-    script = "import sys; sys.path.insert(0, sys.argv[1]); import synth; synth.PART = 32; synth.synth(sys.argv[2], 80, 40, 40, 3, domains=['svg'])"
+    script = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import data, synth; synth.PART = 32; sys.argv[1:] = ['synth', '--out', sys.argv[1], "
+              "'--labelled', '80', '--targets', '40', '--test', '40', '--seed', '3', '--domains', 'svg']; data.main()")
     (tmp_path / "two.py").write_text(script)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
     subprocess.run([*launcher, tmp_path / "two.py", ROOT, tmp_path / "two"], check=True, capture_output=True)

@@ -714,6 +714,8 @@ def main():
         plan.main(args.plan, args.gpus, tokens=args.tokens, slots=args.slots, length=args.length, recompute=args.recompute)
     elif args.build:
         import data
+        if Path(args.out).exists():
+            raise SystemExit(f"error: {args.out} is there already; give another --out or remove it.")
         build_tiny(args.out, [s.prompt + "\n" + s.answer for s in data.read_samples(args.data)], args.seed, **PRESETS[args.build])
         print(f"wrote {args.out}: {sum(p.numel() for p in skeleton(read_config(args.out), args.out).parameters()) / 1e6:.1f}M parameters")
     else:

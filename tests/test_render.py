@@ -2,7 +2,6 @@
 
 The attacks and their judge are in attacks.py; their positive controls stand here beside them.
 """
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -19,7 +18,7 @@ from skimage.metrics import structural_similarity
 import attacks
 import data
 import render
-from attacks import GOOD, descendants
+from attacks import GOOD
 from render import Renderer, available
 from reward import extract_code
 
@@ -204,17 +203,9 @@ def test_the_clock_starts_with_the_job_not_in_the_queue():
     assert statuses == ["timeout", "timeout", "ok"] and time.monotonic() - start < 4
 
 
-@pytest.fixture(scope="module", autouse=True)
-def orphans_come_to_us():
-    """Who outlives its parent becomes our child (PR_SET_CHILD_SUBREAPER): `servers` sees it, and not those of a test process beside."""
-    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
-    yield
-    ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)
-
-
 def servers():
     found = []
-    for pid in descendants():
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             line = open(f"/proc/{pid}/cmdline", "rb").read()
         except OSError:

@@ -98,7 +98,7 @@ python_setup
 system_setup
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_PROGRESS_BARS=1
 [ "$mode" != setup ] || { python render.py --doctor || true; exit 0; }
-[ "$mode" != test ] || exec python -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests
+[ "$mode" != test ] || exec python -m pytest -q tests
 
 # ------------------------------------------------------------------------------------------------------------- main job
 run() { # print the command, run it, pass Ctrl-C and SIGTERM on to it, stop the job when it fails or was interrupted

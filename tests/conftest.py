@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests run two at a time
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests start many small processes
 
 
 def stage_process(script, argv, environment, output):

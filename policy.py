@@ -373,7 +373,7 @@ def skeleton(config, name):
     """The model of a config on the meta device: every module and shape, no weights. SystemExit for a family that does not fit.
 
     What is asked of a family: a vision tower `visual` over a grid of patches, positions by `get_rope_index`. Qwen2-VL to
-    Qwen3.5 and GLM-4V have them; tests/test_policy.py holds the list of those tried.
+    Qwen3.5 and GLM-4V have them; tests/test_families.py holds the list of those tried.
     """
     from transformers import AutoModelForImageTextToText
     try:

@@ -206,8 +206,9 @@ def main():
     P.prepare(policy, args)
     reference = None
     if args.kl:
-        reference = P.shard(P.load_policy(args.model, device).requires_grad_(False), args.replicas).eval()
-        reference.dtype = getattr(torch, args.dtype)
+        reference = P.load_policy(args.model, device).requires_grad_(False).eval()
+        reference.dtype = getattr(torch, args.dtype)  # before sharding: the gathered copies take it
+        P.shard(reference, args.replicas)
     optimizers = P.build_optimizers(policy, args.lr, args.matrix_lr, args.weight_decay)
     base_lr = [[g["lr"] for g in o.param_groups] for o in optimizers]
     samples = data.usable(data.read_samples(args.data), args.data, answer=False)

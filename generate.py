@@ -4,12 +4,15 @@ A fixed number of slots decode in lock-step. Each slot owns a stretch of a preal
 length; when its answer ends, the next rollout of the queue takes its place at once. The rollouts of one prompt (a
 GRPO group) share one prefill. The same function serves ViRL's rollouts and evaluation.
 
-Left out here: CUDA graphs, top-p, moving rollouts between ranks.
+Left out here: CUDA graphs, moving rollouts between ranks.
 
 Shapes: B slots in use, T cache length, V vocabulary, K key/value heads, H head size.
 """
 import hashlib
-from collections import deque
+import os
+import time
+import warnings
+from collections import defaultdict, deque
 from dataclasses import dataclass
 
 import torch
@@ -82,7 +85,7 @@ class SlotCache(Cache):
         """prefill: a filled DynamicCache, whose layers give the shapes and types."""
         self.length = torch.zeros(slots, dtype=torch.long, device=prefill.layers[0].device)  # [slots]: tokens stored
         self.rows = torch.arange(slots, device=self.length.device)
-        self.longest = 0  # max(length) + 1, as a Python int: how much of T the attention reads
+        self.longest = 0  # how much of T the attention reads, as a Python int
         super().__init__(layers=[SlotState(layer, slots) if isinstance(layer, LinearAttentionLayer) else SlotLayer(layer, slots, capacity, self)
                                  for layer in prefill.layers])
 
@@ -98,9 +101,10 @@ class SlotCache(Cache):
             layer.move(source, target)
         self.length[target] = self.length[source]
 
-    def show(self, B):
-        """Let the model see the first B slots; returns the mask bool [B, 1, 1, longest] of what each has stored, and the new token."""
-        self.longest = int(self.length[:B].max()) + 1
+    def show(self, B, longest):
+        """Let the model see the first B slots, of which the fullest will hold `longest` tokens with the new one; returns the mask
+        bool [B, 1, 1, longest] of what each has stored, and the new token."""
+        self.longest = longest
         for layer in self.layers:
             if isinstance(layer, SlotState):
                 layer.show(B)
@@ -118,30 +122,62 @@ def rollout_seed(*parts):
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
 
 
-def pick(logits, banned, temperature, uniform):
-    """logits [B, V], uniform [B] in [0, 1) -> token [B] and its logprob [B].
+def pick(logits, banned, temperature, uniform, top_p=1.0):
+    """logits [B, V], uniform [B] in [0, 1) -> token [B] and its logprob [B] under the distribution it is drawn from.
 
     Inverse-CDF sampling needs one uniform number a token, drawn beforehand from the rollout's own seed: that is what
     makes a rollout independent of the rows beside it. Greedy at temperature 0 (logprob then at temperature 1).
+    top_p < 1: only the likeliest tokens that together reach that probability (nucleus sampling, arXiv 1904.09751).
     """
     logp = (logits.float() / (temperature or 1.0)).masked_fill(banned, float("-inf")).log_softmax(-1)  # [B, V]
     if temperature == 0:
         token = logp.argmax(-1)
-    else:
-        cdf = logp.double().exp().cumsum(-1)  # [B, V]; fp32 loses 1e-3 of mass over a real vocabulary
-        token = torch.searchsorted(cdf, (uniform.double() * cdf[:, -1])[:, None], right=True)[:, 0]
-        token = token.clamp(max=logp.shape[-1] - 1)
+        return token, logp.gather(1, token[:, None])[:, 0]
+    if top_p < 1:
+        ordered, order = logp.sort(-1, descending=True)  # [B, V]
+        beyond = ordered.exp().cumsum(-1) - ordered.exp() >= top_p  # reached without this token
+        logp = logp.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), float("-inf")).log_softmax(-1)
+    cdf = logp.double().exp().cumsum(-1)  # [B, V]; fp32 loses 1e-3 of mass over a real vocabulary
+    token = torch.searchsorted(cdf, (uniform.double() * cdf[:, -1])[:, None], right=True)[:, 0]
+    token = token.clamp(max=logp.shape[-1] - 1)
     return token, logp.gather(1, token[:, None])[:, 0]
+
+
+def free_memory(device):
+    """Bytes that can still be allocated: on a GPU with what PyTorch's allocator holds unused; on a CPU this process' share."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    known = dict(line.split(":") for line in open("/proc/meminfo")) if os.path.exists("/proc/meminfo") else {"MemAvailable": "8388608 kB"}
+    return int(known["MemAvailable"].split()[0]) * 1024 // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def slots_that_fit(prefill, capacity, wanted, budget):
+    """How many of the `wanted` slots of `capacity` tokens fit `budget` bytes; prefill: a filled DynamicCache.
+
+    Fewer are said once, none raises ValueError.
+    """
+    states = [t for layer in prefill.layers if isinstance(layer, LinearAttentionLayer) for x in (layer.conv_states, layer.recurrent_states) for t in x.values()]
+    a_token = [t for layer in prefill.layers if not isinstance(layer, LinearAttentionLayer) for t in (layer.values, layer.values)]  # keys take the type of values
+    slot = sum(capacity * t.shape[1] * t.shape[3] * t.element_size() for t in a_token) + sum(t[0].nbytes for t in states)
+    if slot > budget:
+        raise ValueError(f"the key/value cache of one rollout of {capacity} tokens takes {slot / 1e9:.2f} GB, {budget / 1e9:.2f} GB are free: lower "
+                         f"--max-new-tokens, or take smaller images")
+    if wanted * slot > budget:
+        warnings.warn(f"{budget // slot} of {wanted} slots of {capacity} tokens fit the {budget / 1e9:.2f} GB that are free; the others wait for them", stacklevel=3)
+    return int(min(wanted, budget // slot))
 
 
 @torch.no_grad()
 def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, seeds=None, slots=64, on_finish=None,
-             prefill_batch=16):
+             prefill_batch=16, top_p=1.0, check_every=None, budget=None, timing=None):
     """Sample `group` answers to each example.
 
     examples: list of n Example (prompts); seeds: n lists of `group` ints (default: from the index); temperature 0 is
-    greedy; on_finish(rollout) is called as soon as an answer ends, so that rendering overlaps decoding.
-    Returns n lists of `group` Rollout. Raises ValueError when a prompt plus max_new_tokens exceeds the context.
+    greedy; top_p as in `pick`, for evaluation; on_finish(rollout) is called as soon as an answer ends, so that rendering
+    overlaps decoding. check_every: steps between looks for answers that have ended (default: 1 on a CPU, 8 on a GPU, which
+    must be waited for then); budget: bytes for the cache (default: 0.9 of what is free); timing: a defaultdict to which the seconds of
+    `prefill`, `decode` and `gather` are added, the slots times steps of the decoding, `slots`, and how many of them were `busy`.
+    Returns n lists of `group` Rollout. Raises ValueError when a prompt plus max_new_tokens exceeds the context or memory.
     """
     policy.eval()
     too_long = [i for i, e in enumerate(examples) if e.prompt_length + max_new_tokens > policy.context]
@@ -149,32 +185,28 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
         raise ValueError(f"prompt {too_long[0]} has {examples[too_long[0]].prompt_length} tokens: with max_new_tokens "
                          f"{max_new_tokens} it exceeds the context of {policy.context} (and {len(too_long) - 1} more)")
     device, eos, banned = policy.device, policy.eos_id, policy.banned
+    check_every = check_every or (1 if device.type == "cpu" else 8)
+    timing = defaultdict(float) if timing is None else timing
     queue = deque((i, g) for i in range(len(examples)) for g in range(group))
-    slots = min(slots, len(queue))
-    capacity = max((e.prompt_length for e in examples), default=0) + max_new_tokens
+    capacity = max((e.prompt_length for e in examples), default=0) + max_new_tokens + check_every
     results = [[None] * group for _ in examples]
-    uniform = torch.zeros(slots, max_new_tokens)  # [slots, new tokens]
-    tokens = torch.zeros(slots, max_new_tokens, dtype=torch.long)
-    logprobs = torch.zeros(slots, max_new_tokens)
-    count = torch.zeros(slots, dtype=torch.long)  # tokens sampled by each slot
-    position = torch.zeros(slots, dtype=torch.long)  # next text position of each slot
-    last = torch.zeros(slots, dtype=torch.long, device=device)  # newest token of each slot
-    owner = [None] * slots
     ready = {}  # example -> (prefill cache, row, first logits [V]) until its whole group has started
-    cache, live = None, 0
 
     def prefill():
         """Run the next prompts of the queue through the model, several at a time, once for all their rollouts."""
+        started = time.perf_counter()
         waiting = list(dict.fromkeys(i for i, _ in queue if i not in ready))
         # Prompts are padded on the right, which a recurrent state would take in: there only equal lengths go together.
         batch = [i for i in waiting if not policy.recurrent or examples[i].prompt_length == examples[waiting[0]].prompt_length][:prefill_batch]
         store = DynamicCache(config=policy.model.config)
         logits = policy([examples[i] for i in batch], last_only=True, cache=store)  # [prompts, V]
         ready.update({i: (store, row, logits[row]) for row, i in enumerate(batch)})
+        timing["prefill"] += time.perf_counter() - started
+        return store
 
     def start(free):
         """Give each free slot the next rollout of the queue; its first token comes from the prompt's own logits."""
-        nonlocal cache, live
+        nonlocal live
         taken = []
         while free and queue:
             example, sample = queue[0]
@@ -186,63 +218,85 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
             slot = free.pop(0)
             taken.append((slot, *ready[example]))
             seed = seeds[example][sample] if seeds else rollout_seed(example, sample)
-            uniform[slot] = torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seed))
-            owner[slot], count[slot] = (example, sample), 0
-            position[slot] = examples[example].position_ids.max() + 1
+            uniform[slot, :max_new_tokens] = torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seed))
+            owner[slot], stored[slot] = (example, sample), examples[example].prompt_length
             if sample == group - 1:
                 del ready[example]
-        if cache is None:
-            cache = SlotCache(slots, capacity, taken[0][1])
-        for store in {id(t[1]): t[1] for t in taken}.values():
-            mine = [t for t in taken if t[1] is store]
-            where, rows = torch.tensor([t[0] for t in mine], device=device), torch.tensor([t[2] for t in mine], device=device)
-            cache.fill(where, store, rows, torch.tensor([examples[owner[t[0]][0]].prompt_length for t in mine], device=device))
         where = torch.tensor([t[0] for t in taken])
-        live = max(live, int(where.max()) + 1)
+        lengths = torch.tensor([stored[slot] for slot in where.tolist()])
+        positions = torch.stack([examples[owner[slot][0]].position_ids.max() + 1 for slot in where.tolist()])
+        where, lengths, positions = (x.to(device) for x in (where, lengths, positions))
+        for store in {id(t[1]): t[1] for t in taken}.values():
+            mine = torch.tensor([k for k, t in enumerate(taken) if t[1] is store], device=device)
+            cache.fill(where[mine], store, torch.tensor([t[2] for t in taken if t[1] is store], device=device), lengths[mine])
+        position[where], count[where], ended[where] = positions, 0, 0
+        live = max(live, max(t[0] for t in taken) + 1)
         advance(where, torch.stack([t[3] for t in taken]))
 
     def advance(where, logits):
-        """Sample one token for the slots `where` [n] from logits [n, V]; hand out the answers that end with it."""
+        """Sample one token for the slots `where` [n] from logits [n, V]."""
         at = count[where]  # [n]
-        token, logp = pick(logits, banned, temperature, uniform[where, at].to(device))
-        last[where.to(device)] = token
-        token, logp = token.cpu(), logp.cpu()
-        tokens[where, at], logprobs[where, at] = token, logp
-        count[where] += 1
-        ended = where[(token == eos) | (count[where] == max_new_tokens)].tolist()
-        for slot in ended:
-            n, (example, sample) = int(count[slot]), owner[slot]
+        token, logp = pick(logits, banned, temperature, uniform[where, at], top_p)
+        last[where], tokens[where, at], logprobs[where, at] = token, token, logp
+        count[where] = at + 1
+        over = (ended[where] == 0) & ((token == eos) | (at + 1 == max_new_tokens))
+        ended[where] = torch.where(over, at + 1, ended[where])
+
+    def hand_out():
+        """Give away the answers that have ended, and free their slots."""
+        lengths = ended[:live].cpu()
+        for slot in [s for s in lengths.nonzero()[:, 0].tolist() if owner[s] is not None]:
+            n, (example, sample) = int(lengths[slot]), owner[slot]
             ids = tokens[slot, :n].tolist()
             finish = "stop" if ids[-1] == eos else "length"
             text = policy.tokenizer.decode(ids[:-1] if finish == "stop" else ids, skip_special_tokens=False)
             results[example][sample] = Rollout(example, sample, ids, logprobs[slot, :n].tolist(), finish, text)
             owner[slot] = None
+            free.append(slot)
+            timing["busy"] += n - 1  # the first token came with the prefill
             if on_finish:
                 on_finish(results[example][sample])
-        free.extend(ended)
 
+    entered = time.perf_counter()
     with gathered(policy):
-        free = list(range(slots))
+        timing["gather"] += time.perf_counter() - entered
+        if not queue:
+            return results
+        store = prefill()
+        slots = slots_that_fit(store, capacity, min(slots, len(queue)), int(0.9 * free_memory(device)) if budget is None else budget)
+        cache, live = SlotCache(slots, capacity, store), 0
+        width = max_new_tokens + check_every  # an answer that has ended goes on until it is looked at: what follows is thrown away
+        uniform, logprobs = (torch.zeros(slots, width, device=device) for _ in range(2))  # [slots, new tokens]
+        tokens = torch.zeros(slots, width, dtype=torch.long, device=device)
+        count, position, last, ended = torch.zeros(4, slots, dtype=torch.long, device=device)  # of each slot: tokens sampled, its next
+        # text position, its newest token, the length of its answer (0 while it goes on)
+        owner, stored, free = [None] * slots, [0] * slots, list(range(slots))
         while queue or live:
             while free and queue:
                 start(free)
+                hand_out()
             if free:  # the queue is empty: close the gaps, so that the live slots are the first ones
                 busy = [s for s in range(live) if owner[s] is not None]
                 gaps = [s for s in range(len(busy)) if owner[s] is None]
                 if gaps:
-                    source, target = torch.tensor(busy[-len(gaps):]), torch.tensor(gaps)
-                    cache.move(source.to(device), target.to(device))
-                    for row in (uniform, tokens, logprobs, count, position):
+                    source, target = (torch.tensor(x, device=device) for x in (busy[-len(gaps):], gaps))
+                    cache.move(source, target)
+                    for row in (uniform, tokens, logprobs, count, position, last, ended):
                         row[target] = row[source]
-                    last[target.to(device)] = last[source.to(device)]
-                    for s, t in zip(source.tolist(), gaps):
-                        owner[t], owner[s] = owner[s], None
+                    for s, t in zip(busy[-len(gaps):], gaps):
+                        owner[t], owner[s], stored[t] = owner[s], None, stored[s]
                 live, free = len(busy), []
                 if not live:
                     break
-            mask = cache.show(live)  # [B, 1, 1, T]
-            logits = policy.decode(last[:live], position[:live].to(device), mask, cache)  # [B, V]
-            cache.length[:live] += 1
-            position[:live] += 1
-            advance(torch.arange(live), logits)
+            started, where = time.perf_counter(), torch.arange(live, device=device)
+            for _ in range(check_every):
+                stored[:live] = [n + 1 for n in stored[:live]]
+                mask = cache.show(live, max(stored[:live]))  # [B, 1, 1, T]
+                logits = policy.decode(last[:live], position[:live], mask, cache)  # [B, V]
+                cache.length[:live] += 1
+                position[:live] += 1
+                advance(where, logits)
+            timing["slots"] += slots * check_every
+            timing["decode"] += time.perf_counter() - started
+            hand_out()
     return results

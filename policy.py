@@ -646,6 +646,20 @@ def all_max(value, device="cpu"):
     return t.item()
 
 
+def local(tensor):
+    """This rank's part of a parameter or gradient that may be sharded."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def all_lists(mine):
+    """The lists of all ranks, one behind the other."""
+    if not dist.is_initialized():
+        return mine
+    found = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return [x for part in found for x in part]
+
+
 def memory_used(device):
     """Peak bytes so far: of the GPU's allocator, or of this process on the CPU."""
     if device.type == "cuda":

@@ -52,6 +52,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
@@ -439,14 +440,18 @@ def start_scorer(encoder=None):
 def score_group(target, language, answers, reference=None, reference_code=None, reward="nanovinci"):
     """Score the answers to one target: a list of (Render or None, response) -> a list of dicts, as `score`.
 
-    The target's features are computed once; equal answers are scored once. reward: as `reward_named` takes it.
+    The target's features are computed once; equal answers are scored once. reward: as `reward_named` takes it. Each dict
+    also tells what it took, `seconds_reward`.
     """
-    judge, found = reward_named(reward, _encoder), {}
+    judge, found, rows = reward_named(reward, _encoder), {}, []
+    started = time.perf_counter()
     known = features(target, reference, _encoder if judge is score else None)
     for render, response in answers:
         if response not in found:
             found[response] = judge(target, render, response, language, known=known, reference_code=reference_code, encoder=_encoder)
-    return [dict(found[response]) for _, response in answers]
+        rows.append({**found[response], "seconds_reward": time.perf_counter() - started})
+        started = time.perf_counter()
+    return rows
 
 
 def scorers(workers, encoder=None):

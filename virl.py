@@ -12,10 +12,10 @@ The algorithm is GRPO (arXiv 2402.03300 eq. 3) with the global token mean and cl
 dual clip (arXiv 1912.09729) and, by default, advantages that keep execution and visual similarity apart. A KL term towards
 the start model is optional (--kl); VinciCoder's released configuration has none.
 
-Left out here: refilling dropped groups, rollouts balanced between ranks.
+Left out here: rollouts balanced between ranks.
 
 Reads DIR/*.parquet; writes OUT (a Hugging Face directory), OUT/run.json, OUT/metrics.jsonl, OUT/rollouts/step_N.jsonl,
-OUT/samples/step_N.png (targets above renders), OUT/best (the policy that did best on held-out samples by the metric outside
+OUT/samples/step_N.png (targets above renders), OUT/progress.html (curves, targets, renders and code; open it while training), OUT/best (the policy that did best on held-out samples by the metric outside
 the reward, with best.json) and OUT/state.
 
 Shapes: P prompts of this rank, G group, R = P * G rollouts, N answer tokens.
@@ -26,7 +26,9 @@ import math
 import os
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,7 @@ parser.add_argument("--steps", type=int, default=144, help="rollout phases")
 parser.add_argument("--max-seconds", type=float, default=0, help="stop after this much training time (0: by steps)")
 parser.add_argument("--prompts", type=int, default=16, help="prompts per step over all processes")
 parser.add_argument("--group", type=int, default=8, help="rollouts per prompt (G)")
+parser.add_argument("--refill", type=int, default=0, help="rounds of further prompts where too few groups have a spread (0: none)")
 parser.add_argument("--max-new-tokens", type=int, default=96, help="tokens per answer at most")
 parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature; training scores at the same")
 parser.add_argument("--slots", type=int, default=128, help="rollouts decoded together on one process")
@@ -80,6 +83,7 @@ P.add_arguments(parser)
 
 PARTS = ("reward", "execution", "visual", *WEIGHTS, "format", "length_penalty", "overlong")
 MIN_SPREAD = 1e-3  # a group whose rewards differ by less carries no signal: dropped and counted
+ENOUGH = 0.75  # share of --prompts with a spread from which --refill asks for no more
 TIS_CAP = 2.0  # cap of the importance weight between sampler and trainer (truncated importance sampling)
 DUAL_CLIP = 3.0  # arXiv 1912.09729, as in VinciCoder's released configuration
 
@@ -117,14 +121,17 @@ def policy_loss(logp, old, rollout_logp, advantage, clip_low, clip_high):
     """Summed loss of tokens, all [N]: log-probabilities now, before this phase's updates, while sampling; advantage.
 
     Clipped objective of GRPO eq. 3 (arXiv 2402.03300) with asymmetric clip and dual clip, weighted by the capped
-    sampler-to-trainer ratio. Returns (loss sum, share of clipped tokens, weight mean).
+    sampler-to-trainer ratio. Returns (loss sum, {metric: mean over the tokens, or largest}).
     """
-    weight = (old - rollout_logp).exp().clamp(max=TIS_CAP)  # [N]
+    gap = old - rollout_logp  # [N]
+    weight = gap.exp().clamp(max=TIS_CAP)  # [N]
     ratio = (logp - old).exp()  # [N]; exactly 1 at the first update
     surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage)
     surrogate = torch.where(advantage < 0, torch.maximum(surrogate, DUAL_CLIP * advantage), surrogate)
-    clipped = ((ratio > 1 + clip_high) & (advantage > 0)) | ((ratio < 1 - clip_low) & (advantage < 0))
-    return -(weight * surrogate).sum(), clipped.float().mean().item(), weight.mean().item()
+    drift = logp.detach() - rollout_logp  # [N]
+    metrics = dict(clipped_high=(ratio > 1 + clip_high) & (advantage > 0), clipped_low=(ratio < 1 - clip_low) & (advantage < 0),
+                   importance_weight=weight, importance_capped=gap.exp() > TIS_CAP, logprob_gap=gap.abs(), approx_kl=drift.exp() - 1 - drift)
+    return -(weight * surrogate).sum(), {**{k: v.float().mean().item() for k, v in metrics.items()}, "logprob_gap_max": gap.abs().max().item()}
 
 
 def kl_penalty(logp, old, reference):
@@ -142,12 +149,32 @@ def overlong_penalty(length, limit, buffer):
     return 0.5 * min(1.0, max(0.0, (length - (limit - buffer)) / max(1, buffer)))
 
 
-def prompt_batch(n, prompts, seed, step):
-    """Indices of the prompts of a step: consecutive windows of the epoch orders, a pure function of its arguments."""
-    picked = []
-    for k in range(step * prompts, (step + 1) * prompts):
-        picked.append(data.epoch_order(n, seed, k // n)[k % n])
-    return picked
+def prompt_batch(n, count, seed, position):
+    """Numbers of the `count` prompts from `position` on in the endless row of epoch orders: a pure function of its arguments."""
+    return [data.epoch_order(n, seed, k // n)[k % n] for k in range(position, position + count)]
+
+
+@dataclass
+class Group:
+    """One prompt and its G rollouts, from the sampling to the update."""
+    sample: data.Sample
+    prompt: P.Example
+    number: int  # of the prompt in the endless row of prompts
+    rollouts: list = None  # G Rollout
+    judged: Future = None  # of `judge`
+    rows: list = None  # G dicts of reward parts
+    renders: list = None  # G images [H, W, 3], None where there is none
+    advantage: np.ndarray = None  # [G]
+    kept: bool = False
+
+    def settle(self, kind):
+        """Wait for the rewards and turn them into advantages; returns the seconds waited."""
+        started = time.perf_counter()
+        if self.rows is None:
+            self.rows, self.renders = self.judged.result()
+            parts = (np.array([[row[k] for row in self.rows]], dtype=float) for k in ("reward", "execution", "visual"))  # each [1, G]
+            (self.advantage,), (self.kept,) = group_advantages(*parts, kind)
+        return time.perf_counter() - started
 
 
 def judge(sample, rollouts, futures, reference, pool, args):
@@ -172,14 +199,59 @@ def judge(sample, rollouts, futures, reference, pool, args):
     return rows, [render and render.image for render in renders]
 
 
-def picture(samples, renders, path, columns=12):
+def roll_out(policy, groups, renderer, pool, judges, args, timing):
+    """Sample the rollouts of all groups, in place. A program is rendered as soon as its answer has ended, and a complete group
+    scored, while other rows still decode; what then still runs is waited for in `Group.settle`."""
+    finished = [{} for _ in groups]  # {g: (Rollout, Future[Render] or None)} of each group
+
+    def submit(sample, text):
+        code = extract_code(text, sample.language)[0]
+        return code and renderer.submit(sample.language, code, (sample.width, sample.height))
+
+    def on_finish(rollout):
+        group, mine = groups[rollout.example], finished[rollout.example]
+        mine[rollout.sample] = rollout, submit(group.sample, rollout.text)
+        if len(mine) == args.group:
+            group.rollouts, renders = zip(*(mine[g] for g in range(args.group)))
+            group.judged = judges.submit(judge, group.sample, group.rollouts, renders, submit(group.sample, group.sample.answer), pool, args)
+
+    policy.dtype = torch.float32 if policy.device.type == "cpu" else getattr(torch, args.dtype)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - 1))  # two renderers and two decoding threads on two cores hinder each other
+    seeds = [[rollout_seed(args.seed, group.number, group.sample.id, g) for g in range(args.group)] for group in groups]
+    generate(policy, [group.prompt for group in groups], args.group, args.max_new_tokens, args.temperature, seeds, args.slots, on_finish, timing=timing)
+    torch.set_num_threads(threads)
+
+
+def micro_batches(groups, args, timing):
+    """Lists of at most --micro-groups groups that have a spread, those with short answers first: they were judged first, so that the
+    update begins while the last programs are still rendered. Which groups share a list does not depend on the speed of anything."""
+    together = []
+    for group in sorted(groups, key=lambda group: max(len(r.token_ids) for r in group.rollouts)):
+        timing["reward_wait"] += group.settle(args.advantage)
+        if group.kept:
+            together.append(group)
+        if len(together) == args.micro_groups:
+            yield together
+            together = []
+    if together:
+        yield together
+
+
+def score_tokens(policy, groups):
+    """Log-probabilities and entropies, [N] each, of all answer tokens of the groups; the vision tower runs once a group."""
+    rows = [group.prompt.extend(r.token_ids) for group in groups for r in group.rollouts]
+    return policy(rows, images=[p for p, group in enumerate(groups) for _ in group.rollouts])
+
+
+def picture(groups, path, columns=12):
     """PNG: the first targets in the upper row, one render of each below (grey where there is none)."""
     from PIL import Image
     side = 96
     sheet = Image.new("RGB", (columns * (side + 4), 2 * (side + 4)), "white")
-    for k, (sample, row) in enumerate(list(zip(samples, renders))[:columns]):
-        drawn = Image.fromarray(row[0]) if row[0] is not None else Image.new("RGB", (side, side), "#bbbbbb")
-        for y, image in enumerate((data.open_image(sample), drawn)):
+    for k, group in enumerate(groups[:columns]):
+        drawn = Image.fromarray(group.renders[0]) if group.renders[0] is not None else Image.new("RGB", (side, side), "#bbbbbb")
+        for y, image in enumerate((data.open_image(group.sample), drawn)):
             image.thumbnail((side, side))
             sheet.paste(image, (k * (side + 4), y * (side + 4)))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,6 +282,8 @@ def main():
         reference.dtype = getattr(torch, args.dtype)  # before sharding: the gathered copies take it
         P.shard(reference, args.replicas)
     optimizers = P.build_optimizers(policy, args.lr, args.matrix_lr, args.weight_decay)
+    layers = policy.model.model.language_model.layers
+    watched = list(layers[len(layers) // 2].parameters())  # whose relative change is a metric
     base_lr = [[g["lr"] for g in o.param_groups] for o in optimizers]
     samples = data.usable(data.read_samples(args.data), args.data, answer=False)
     total = len(samples)
@@ -229,11 +303,11 @@ def main():
     if args.eval_every and (args.eval_data or eval_dir.is_dir()):
         held_out = data.held_out(eval_dir, lambda s: policy.count_tokens(s, answers=False), policy.context - args.max_new_tokens, answer=False)
         held_out = [s for s in held_out if s.language not in absent][:args.eval_samples]
-    step, elapsed, skipped, best = 0, 0.0, 0, -1.0
+    step, position, elapsed, skipped, best = 0, 0, 0.0, 0, -1.0  # position: prompts used so far, over all ranks
     if args.resume:
         extra = P.load_state(out, policy, optimizers)
-        step, elapsed, skipped, best = (extra[k] for k in ("step", "elapsed", "skipped", "best"))
-    state = lambda: {"elapsed": elapsed, "skipped": skipped, "best": best}
+        step, position, elapsed, skipped, best = (extra[k] for k in ("step", "position", "elapsed", "skipped", "best"))
+    state = lambda: {"position": position, "elapsed": elapsed, "skipped": skipped, "best": best}
     if main_rank:
         P.trim_metrics(out / "metrics.jsonl", step)
     stop = []
@@ -253,105 +327,94 @@ def main():
                 for group, lr in zip(optimizer.param_groups, lrs):
                     group["lr"] = lr * scale
 
-            # --- rollout: programs are rendered, and complete groups scored, while other rows still decode --------------
-            batch = [samples[i] for i in prompt_batch(len(samples), args.prompts, args.seed, step)][rank::world]  # P
-            prompts = [policy.encode(s.prompt, data.open_image(s)) for s in batch]
-            seeds = [[rollout_seed(args.seed, step, s.id, g) for g in range(args.group)] for s in batch]
-            finished, judged = [{} for _ in batch], {}  # {g: (Rollout, Future[Render] or None)} of each prompt; Future of judge
-
-            def on_finish(rollout):
-                p, s = rollout.example, batch[rollout.example]
-                submit = lambda text: (code := extract_code(text, s.language)[0]) and renderer.submit(s.language, code, (s.width, s.height))
-                finished[p][rollout.sample] = (rollout, submit(rollout.text))
-                if len(finished[p]) == args.group:
-                    judged[p] = judges.submit(judge, s, *zip(*(finished[p][g] for g in range(args.group))), submit(s.answer), pool, args)
-
-            policy.dtype = torch.float32 if device.type == "cpu" else getattr(torch, args.dtype)
-            threads = torch.get_num_threads()
-            torch.set_num_threads(max(1, threads - 1))  # two renderers and two decoding threads on two cores hinder each other
-            groups = generate(policy, prompts, args.group, args.max_new_tokens, args.temperature, seeds, args.slots, on_finish)
-            torch.set_num_threads(threads)
+            # --- rollouts; with --refill, further prompts until enough groups have a spread ------------------------------
+            groups, timing = [], defaultdict(float)  # this rank's groups; seconds of each part
+            used, missing = 0, args.prompts  # prompts of this step over all ranks, those still wanted
+            for _ in range(1 + args.refill):
+                numbers = range(position + used, position + used + missing)[rank::world]
+                picked = prompt_batch(len(samples), missing, args.seed, position + used)[rank::world]
+                fresh = [Group(s := samples[i], policy.encode(s.prompt, data.open_image(s)), number) for i, number in zip(picked, numbers)]
+                roll_out(policy, fresh, renderer, pool, judges, args, timing)
+                groups, used = groups + fresh, used + missing
+                if P.all_max(any(not math.isfinite(sum(r.logprobs)) for group in fresh for r in group.rollouts), device):
+                    raise SystemExit(f"error: the log-probabilities of step {step + 1}'s rollouts are not finite: an earlier update has broken the weights. Lower "
+                                     f"--lr and --matrix-lr and start anew from --model, or from an older state: remove the newer ones in {out / 'state'}, then --resume.")
+                if args.refill:
+                    timing["reward_wait"] += sum(group.settle(args.advantage) for group in fresh)
+                    missing = args.prompts - int(P.all_sum(sum(group.kept for group in groups), device))
+                    if missing <= (1 - ENOUGH) * args.prompts:
+                        break
             t1 = time.perf_counter()
-            if P.all_max(any(not math.isfinite(sum(r.logprobs)) for group in groups for r in group), device):
-                raise SystemExit(f"error: the log-probabilities of step {step + 1}'s rollouts are not finite: an earlier update has broken the weights. Lower "
-                                 f"--lr and --matrix-lr and start anew from --model, or from an older state: remove the newer ones in {out / 'state'}, then --resume.")
-
-            # --- reward --------------------------------------------------------------------------------------------------
-            parts, renders = zip(*(judged[p].result() for p in range(len(batch))))
-            t2 = time.perf_counter()
-            table = {k: np.array([[row[k] for row in rows] for rows in parts], dtype=float)
-                     for k in ("reward", "execution", "visual")}  # each [P, G]
-            advantage, kept = group_advantages(table["reward"], table["execution"], table["visual"], args.advantage)
+            rollout_wait = timing["reward_wait"]
 
             # --- update: every kept token weighs the same, whatever rank, micro-batch or answer it stands in --------------
             policy.train()
             policy.dtype = getattr(torch, args.dtype)
-            order = sorted(np.flatnonzero(kept), key=lambda p: max(len(r.token_ids) for r in groups[p]))
-            stats, old_logp = [], {}
-            micro = lambda ps: [ps[i:i + args.micro_groups] for i in range(0, len(ps), args.micro_groups)]
-
-            def logprobs_of(ps, model=policy):
-                """Log-probabilities and entropies [N] of all rollouts of the groups ps; the vision tower runs once a group."""
-                rows = [prompts[p].extend(r.token_ids) for p in ps for r in groups[p]]
-                return model(rows, images=[p for p in ps for _ in groups[p]])
-
             # Which update a group belongs to follows from its place among the prompts of all ranks, so it is the same on any number of them.
-            chunks = [micro([p for p in order if (rank + p * world) * args.updates // args.prompts == u]) for u in range(args.updates)]
+            chunks = [micro_batches([group for group in groups if (group.number - position) * args.updates // used == u], args, timing) for u in range(args.updates)]
+            old_logp, stats, norm, loss = {}, [], None, None
             if args.updates > 1:
+                chunks = [list(chunk) for chunk in chunks]
                 with torch.no_grad(), P.gathered(policy):  # ranks may hold different numbers of kept groups
-                    for ps in (ps for chunk in chunks for ps in chunk):
-                        old_logp[tuple(ps)] = logprobs_of(ps)[0]
-            for chunk in chunks:
-                n_tokens = P.all_sum(sum(len(r.token_ids) for ps in chunk for p in ps for r in groups[p]), device)
-                if n_tokens == 0:
-                    continue
-                rounds = int(P.all_max(len(chunk), device))
-                loss_sum = 0.0
-                for k in range(rounds):
-                    if k >= len(chunk):  # this rank has nothing left, but FSDP2's collectives need every rank
-                        dummy = policy([prompts[0].extend([policy.eos_id])])[0]
-                        (dummy.sum() * 0).backward()
+                    old_logp = {chunk[0].number: score_tokens(policy, chunk)[0] for chunk in (c for chunk in chunks for c in chunk)}
+            for chunk in map(iter, chunks):
+                loss_sum = n_tokens = 0
+                while P.all_max((micro := next(chunk, None)) is not None, device):
+                    if micro is None:  # this rank has nothing left, but FSDP2's collectives need every rank
+                        dummy = [groups[0].prompt.extend([policy.eos_id])]
+                        (policy(dummy)[0].sum() * 0).backward()
                         if reference:
                             with torch.no_grad():
-                                reference([prompts[0].extend([policy.eos_id])])
+                                reference(dummy)
                         continue
-                    logp, entropy = logprobs_of(chunk[k])  # [N], [N]
-                    flat = [(r, advantage[p, g]) for p in chunk[k] for g, r in enumerate(groups[p])]
+                    logp, entropy = score_tokens(policy, micro)  # [N], [N]
+                    flat = [(r, a) for group in micro for r, a in zip(group.rollouts, group.advantage)]
                     lengths = torch.tensor([len(r.token_ids) for r, _ in flat])
-                    a = torch.tensor([x for _, x in flat], dtype=torch.float32).repeat_interleave(lengths).to(device)  # [N]
+                    advantage = torch.tensor([a for _, a in flat], dtype=torch.float32).repeat_interleave(lengths).to(device)  # [N]
                     sampled = torch.tensor([x for r, _ in flat for x in r.logprobs], device=device)  # [N]
-                    old = old_logp.get(tuple(chunk[k]), logp.detach())
-                    loss, clipped, weight = policy_loss(logp, old, sampled, a, args.clip_low, args.clip_high)
-                    kl = 0.0
+                    old = old_logp.get(micro[0].number, logp.detach())
+                    loss, metrics = policy_loss(logp, old, sampled, advantage, args.clip_low, args.clip_high)
+                    metrics["entropy"] = entropy.mean().item()
                     if reference:
                         with torch.no_grad():
-                            known = logprobs_of(chunk[k], reference)[0]  # [N]
+                            known = score_tokens(reference, micro)[0]  # [N]
                         penalty = kl_penalty(logp, old, known)
-                        loss, kl = loss + args.kl * penalty, penalty.item() / len(logp)
-                    # Global token mean (DAPO eq. 8): divisor over all ranks; FSDP2 averages over ranks, hence `world`.
-                    (loss * world / n_tokens).backward()
-                    loss_sum += loss.item()
-                    stats.append((entropy.mean().item(), clipped, weight, (old - sampled).abs().mean().item(), kl))
+                        loss, metrics["kl"] = loss + args.kl * penalty, penalty.item() / len(logp)
+                    loss.backward()
+                    loss_sum, n_tokens = loss_sum + loss.item(), n_tokens + len(logp)
+                    stats.append((len(logp), metrics))
+                n_tokens = P.all_sum(n_tokens, device)
+                if not n_tokens:
+                    continue
+                # Global token mean (DAPO eq. 8): the divisor counts the tokens of all ranks; FSDP2 averages over ranks, hence `world`.
+                for p in policy.parameters():
+                    if p.grad is not None:
+                        p.grad.mul_(world / n_tokens)
                 norm = P.clip_gradients(policy, args.clip)
                 loss = P.all_sum(loss_sum, device) / n_tokens
                 if math.isfinite(norm) and math.isfinite(loss):
+                    before = [p.detach().clone() for p in watched]
                     for optimizer in optimizers:
                         optimizer.step()
+                    change, size = (P.all_sum(sum(P.local(x).square().sum().item() for x in xs), device)
+                                    for xs in ([p.detach() - b for p, b in zip(watched, before)], before))
+                    stats.append((n_tokens, {"update_ratio": math.sqrt(change / size)}))
                     bad_in_a_row = 0
                 else:
                     skipped, bad_in_a_row = skipped + 1, bad_in_a_row + 1
                     with open(out / "nonfinite.jsonl", "a") as f:
-                        f.write(json.dumps({"step": step, "rank": rank, "ids": [s.id for s in batch]}) + "\n")
+                        f.write(json.dumps({"step": step, "rank": rank, "ids": [group.sample.id for group in groups]}) + "\n")
                 for optimizer in optimizers:
                     optimizer.zero_grad(set_to_none=True)
-            t3 = time.perf_counter()
-            step += 1
-            elapsed += t3 - t0
-            record = step_record(step, parts, groups, kept, advantage, stats, device)
-            record.update(loss=loss if stats else None, grad_norm=norm if stats else None, skipped=skipped,
-                          lr=optimizers[0].param_groups[0]["lr"], seconds=elapsed, seconds_rollout=t1 - t0,
-                          seconds_reward_wait=t2 - t1, seconds_update=t3 - t2, confinement=renderer.confinement)
-            write_rollouts(out / "rollouts" / f"step_{step}{'' if world == 1 else f'.rank{rank}'}.jsonl", batch, groups, parts, advantage)
+            t2 = time.perf_counter()
+            step, position, elapsed = step + 1, position + used, elapsed + t2 - t0
+            record = step_record(step, groups, stats)
+            record.update(loss=loss, grad_norm=norm, skipped=skipped, lr=optimizers[0].param_groups[0]["lr"], position=position, seconds=elapsed,
+                          seconds_rollout=t1 - t0 - rollout_wait, seconds_reward_wait=timing["reward_wait"],
+                          seconds_update=t2 - t1 - (timing["reward_wait"] - rollout_wait), **{f"seconds_{k}": timing[k] for k in ("prefill", "decode", "gather")},
+                          rollout_tokens_per_second=record["length"] * record["rollouts"] / (t1 - t0), occupancy=timing["busy"] / max(1, timing["slots"]),
+                          memory_gb=P.all_max(P.memory_used(device), device) / 1e9, confinement=renderer.confinement)
+            write_rollouts(out / "rollouts" / f"step_{step}{'' if world == 1 else f'.rank{rank}'}.jsonl", groups)
             if held_out and (step % args.eval_every == 0 or step == args.steps):
                 record.update({f"held_out_{k}": v for k, v in greedy_scores(policy, held_out, renderer, args.max_new_tokens).items()})
                 if record["held_out_outside"] > best:  # not by the reward: its hacks would be chosen
@@ -363,7 +426,7 @@ def main():
                 with open(out / "metrics.jsonl", "a") as f:
                     f.write(json.dumps(record) + "\n")
                 if step % args.sample_every == 0 or step == 1:
-                    picture(batch, renders, out / "samples" / f"step_{step}.png")
+                    picture(groups, out / "samples" / f"step_{step}.png")
                 bar.set_postfix(step=step, reward=f"{record['reward']:.3f}", run=f"{record['execution']:.2f}", kept=f"{record['kept']:.2f}", refresh=False)
                 bar.update((min(elapsed, args.max_seconds) if args.max_seconds else step) - bar.n)
             if bad_in_a_row >= 3:
@@ -386,36 +449,43 @@ def main():
     P.finish()
 
 
-def step_record(step, parts, groups, kept, advantage, stats, device):
-    """Metrics of one step, summed over ranks; the keys are explained in README ("Metrics")."""
-    rows = [row for group in parts for row in group]
-    rollouts = [r for group in groups for r in group]
-    finite = [row for row in rows if math.isfinite(row["reward"])]
-    sums = {k: sum(row.get(k, 0.0) for row in finite) for k in PARTS}
-    sums.update(n=len(finite), rollouts=len(rows), infra=len(rows) - len(finite), groups=len(parts), kept_groups=int(kept.sum()),
-                spread=sum(float(np.nanmax(g) - np.nanmin(g)) for g in ([row["reward"] for row in group] for group in parts)
-                           if np.isfinite(g).any()),
-                length=sum(len(r.token_ids) for r in rollouts), truncated=sum(r.finish == "length" for r in rollouts),
-                advantage=float(np.abs(advantage).sum()), timeout=sum(row["status"] == "timeout" for row in rows))
-    sums = {k: P.all_sum(v, device) for k, v in sums.items()}
-    n, count = max(1, sums["n"]), sums["rollouts"]
-    record = {"step": step, **{k: sums[k] / n for k in PARTS},
-              "spread": sums["spread"] / sums["groups"], "kept": sums["kept_groups"] / sums["groups"], "infra": int(sums["infra"]),
-              "timeout": int(sums["timeout"]), "length": sums["length"] / count, "truncated": sums["truncated"] / count,
-              "advantage_abs": sums["advantage"] / count}
-    if stats:
-        record.update(zip(("entropy", "clipped", "importance_weight", "logprob_gap", "kl"), np.mean(stats, axis=0)))
+def step_record(step, groups, stats):
+    """Metrics of one step over all ranks; README ("Metrics") explains the keys. stats: (tokens, {metric: mean or largest}) of each part."""
+    found = P.all_lists([[{**{k: row.get(k, 0.0) for k in (*PARTS, "seconds_reward")}, "status": row["status"], "language": group.sample.language, "length": len(r.token_ids),
+                           "finish": r.finish, "kept": group.kept, "advantage": abs(float(a))} for row, r, a in zip(group.rows, group.rollouts, group.advantage)]
+                         for group in groups])  # of every group, its rollouts
+    rows = [row for group in found for row in group]
+    finite = [row for row in rows if math.isfinite(row["reward"])]  # without what our own renderer lost
+    known = [rewards for group in found if (rewards := [row["reward"] for row in group if math.isfinite(row["reward"])])]
+    mean = lambda key, rows: float(np.mean([row[key] for row in rows])) if rows else None
+    lengths, states = [row["length"] for row in rows], [row["status"] for row in rows]
+    record = {"step": step, **{k: mean(k, finite) for k in PARTS}, "reward_std": float(np.std([row["reward"] for row in finite])) if finite else None,
+              "languages": {language: {"rollouts": len(mine), **{k: mean(k, mine) for k in ("reward", "execution", "visual")}}
+                            for language in sorted({row["language"] for row in finite}) for mine in [[row for row in finite if row["language"] == language]]},
+              "spread": float(np.mean([max(r) - min(r) for r in known])) if known else None,
+              "kept": float(np.mean([group[0]["kept"] for group in found])), "groups": len(found), "rollouts": len(rows),
+              "all_failed": float(np.mean([not any(row["execution"] > 0 for row in group) for group in found])),
+              "all_ran": float(np.mean([all(row["execution"] > 0 for row in group) for group in found])),
+              "status": {s: states.count(s) for s in sorted(set(states))}, "infra": len(rows) - len(finite), "timeout": states.count("timeout"),
+              "length": float(np.mean(lengths)), "length_p50": float(np.median(lengths)), "length_p95": float(np.percentile(lengths, 95)), "length_max": max(lengths),
+              "length_ran": mean("length", [row for row in rows if row["execution"] > 0]),
+              "length_failed": mean("length", [row for row in rows if not row["execution"] > 0]),
+              "truncated": float(np.mean([row["finish"] == "length" for row in rows])), "advantage_abs": mean("advantage", rows)}
+    stats = P.all_lists(stats)
+    for key in {k: None for _, metrics in stats for k in metrics}:
+        n, values = zip(*((n, metrics[key]) for n, metrics in stats if key in metrics))
+        record[key] = max(values) if key.endswith("_max") else float(np.average(values, weights=n))
     return record
 
 
-def write_rollouts(path, batch, groups, parts, advantage):
+def write_rollouts(path, groups):
     """One JSON object per rollout: prompt id, response, reward parts, status, advantage."""
     with open(path, "w") as f:
-        for p, sample in enumerate(batch):
-            for g, rollout in enumerate(groups[p]):
-                row = {k: v for k, v in parts[p][g].items() if isinstance(v, (int, float, str))}
-                f.write(json.dumps({"id": sample.id, "sample": g, "response": rollout.text, "finish": rollout.finish,
-                                    "tokens": len(rollout.token_ids), "advantage": float(advantage[p, g]), **row}) + "\n")
+        for group in groups:
+            for g, (rollout, parts, advantage) in enumerate(zip(group.rollouts, group.rows, group.advantage)):
+                row = {k: v for k, v in parts.items() if isinstance(v, (int, float, str))}
+                f.write(json.dumps({"id": group.sample.id, "sample": g, "response": rollout.text, "finish": rollout.finish,
+                                    "tokens": len(rollout.token_ids), "advantage": float(advantage), **row}) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
 """generate.py: the sampler against the stock model and against itself."""
+import collections
+
 import data
 import pytest
 import torch
@@ -16,13 +18,14 @@ def test_same_tokens_for_any_number_of_slots_and_any_company(loaded, samples):
     seeds = [[rollout_seed("s", i, g) for g in range(4)] for i in range(5)]
     runs = [generate(loaded, examples, 4, 24, 1.0, seeds, slots, prefill_batch=batch) for slots, batch in ((1, 1), (3, 2), (64, 16))]
     turned = generate(loaded, examples[::-1], 4, 24, 1.0, seeds[::-1], 7)[::-1]
-    ids = [[[r.token_ids for r in group] for group in run] for run in (*runs, turned)]
-    assert ids[0] == ids[1] == ids[2] == ids[3]
+    looked_rarely = generate(loaded, examples, 4, 24, 1.0, seeds, 3, check_every=5)
+    ids = [[[r.token_ids for r in group] for group in run] for run in (*runs, turned, looked_rarely)]
+    assert all(other == ids[0] for other in ids)
     assert len({tuple(t) for group in ids[0] for t in group}) > 15  # the rollouts do differ from each other
 
 
 def test_logprobs_equal_a_teacher_forced_pass(loaded, samples):
-    """RL.md 6.4 test 5: what the sampler reports is what training will compute: 1e-5 in fp32."""
+    """what the sampler reports is what training will compute: 1e-5 in fp32."""
     examples = prompts(loaded, samples)
     for group in generate(loaded, examples, 3, 24, slots=4):
         for r in group:
@@ -43,7 +46,7 @@ def test_greedy_equals_stock_generate(loaded, samples):
 
 
 def test_stop_token_is_counted_once_and_ends_the_answer(loaded, samples):
-    """RL.md 6.4 test 11: the stop token belongs to the answer and is its last; a cut answer says so."""
+    """the stop token belongs to the answer and is its last; a cut answer says so."""
     with torch.no_grad():  # tied embeddings: a longer row makes the stop token likelier
         loaded.model.get_input_embeddings().weight[loaded.eos_id] *= 12
     rollouts = [r for g in generate(loaded, prompts(loaded, samples), 8, 12, slots=5) for r in g]
@@ -64,6 +67,44 @@ def test_banned_tokens_are_never_sampled():
     share = (token == 2).float().mean()
     torch.testing.assert_close(share, torch.sigmoid(torch.tensor(1.0)), atol=2e-3, rtol=0)  # the inverse CDF samples the softmax
     torch.testing.assert_close(logp.exp()[token == 2][0], torch.sigmoid(torch.tensor(1.0)))
+
+
+def test_nucleus_holds_the_fewest_tokens_that_reach_top_p():
+    """By hand: .5 .3 .15 .05 at top_p .7 leaves .5 and .3, drawn and reported as .625 and .375."""
+    p = torch.tensor([[0.15, 0.5, 0.05, 0.3]])
+    token, logp = pick(p.log().repeat(8, 1), torch.zeros(4, dtype=torch.bool), 1.0, torch.arange(8) / 8 + 0.01, 0.7)
+    assert token.tolist() == [1, 1, 1, 1, 1, 3, 3, 3]
+    torch.testing.assert_close(logp.exp(), torch.tensor([0.625] * 5 + [0.375] * 3))
+    assert set(pick(p.log().repeat(99, 1), torch.zeros(4, dtype=torch.bool), 1.0, torch.arange(99) / 99, 0.1)[0].tolist()) == {1}
+
+
+def test_slots_are_planned_from_the_memory_that_is_there(loaded, samples):
+    """Fewer slots than asked for: a warning and the same answers; none: one line."""
+    examples = prompts(loaded, samples)
+    capacity = max(e.prompt_length for e in examples) + 12 + 1
+    config = loaded.model.config.text_config
+    slot = 2 * 4 * capacity * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    with pytest.warns(UserWarning, match="2 of 10 slots"):
+        few = generate(loaded, examples, 2, 12, budget=2 * slot + 9)
+    assert [[r.token_ids for r in g] for g in few] == [[r.token_ids for r in g] for g in generate(loaded, examples, 2, 12)]
+    with pytest.raises(ValueError, match="lower --max-new-tokens"):
+        generate(loaded, examples, 2, 12, budget=slot - 1)
+
+
+def test_occupancy_counts_decoded_tokens(loaded, samples):
+    timing = collections.defaultdict(float)
+    rollouts = [r for g in generate(loaded, prompts(loaded, samples), 2, 12, slots=4, timing=timing) for r in g]
+    assert timing["busy"] == sum(len(r.token_ids) - 1 for r in rollouts) and timing["busy"] <= timing["slots"]
+    assert timing["prefill"] > 0 and timing["decode"] > 0
+
+
+def test_bf16_sampling_is_near_a_bf16_teacher_forced_pass(loaded, samples):
+    """The sampler's small products round otherwise than training's: the difference that virl.py logs as logprob_gap."""
+    loaded.dtype = torch.bfloat16
+    examples = prompts(loaded, samples)
+    gaps = torch.cat([(loaded([examples[r.example].extend(r.token_ids)])[0] - torch.tensor(r.logprobs)).abs()
+                      for group in generate(loaded, examples, 3, 24, slots=4) for r in group])
+    assert 0 < gaps.mean() < 0.03 and gaps.max() < 0.3
 
 
 def test_every_answer_is_handed_out_once_while_others_decode(loaded, samples):

@@ -1,10 +1,30 @@
-"""virl.py: the algorithm's exactness (numbers of RL.md's list in the docstrings) and its bookkeeping."""
+"""virl.py: the algorithm's exactness and its bookkeeping.
+
+What must hold of a GRPO loop, and where it is tested:
+ 1  ratio 1 and nothing clipped at the first update, loss = -mean(A w)        here
+ 2  gradient = that of a naive loop over single samples                      here
+ 3  micro-batches, padding and packing change nothing                        here; test_policy.py, test_families.py
+ 4  2 and 4 processes = one, also where a rank has nothing to train          test_end_to_end.py
+ 5  sampled logprobs = those of a teacher-forced pass                        test_generate.py, test_families.py
+ 6  tokens do not depend on slots, order or company                          test_generate.py
+ 7  logprobs in chunks = dense, without all logits in memory                 test_policy.py, test_plan.py
+ 8  advantages add up to 0; constant groups and lost renders count nothing   here
+ 9  the KL penalty has the divergence's value and gradient                   here
+10  importance weight 1 where sampler = trainer, capped elsewhere            here
+11  the stop token counts once, nothing after it, cut answers are marked     test_generate.py
+12  image placeholders are never sampled                                     test_generate.py, here
+13  the reward: blank 0, identical 1, monotone; programs cannot escape       test_reward.py, test_render.py
+14  a resumed run = an uninterrupted one, bit for bit                        test_end_to_end.py
+15  a bandit is solved                                                       here
+"""
 import data
 import numpy as np
 import pytest
 import torch
 
+import policy as P
 import virl
+from generate import generate, rollout_seed
 
 
 def rollouts_of(policy, samples, groups=3, group=4):
@@ -28,9 +48,9 @@ def update(policy, prompts, answers, advantage, groups_per_micro):
         ps = range(i, min(i + groups_per_micro, len(prompts)))
         logp, _ = policy([prompts[p].extend(a) for p in ps for a in answers[p]], images=[p for p in ps for _ in answers[p]])
         a = torch.cat([advantage[p, g].expand(len(x)) for p in ps for g, x in enumerate(answers[p])])
-        loss, clipped, weight = virl.policy_loss(logp, logp.detach(), logp.detach(), a, 0.2, 0.28)
+        loss, metrics = virl.policy_loss(logp, logp.detach(), logp.detach(), a, 0.2, 0.28)
         (loss / n).backward()
-        assert clipped == 0 and weight == 1
+        assert metrics["clipped_high"] == metrics["clipped_low"] == 0 and metrics["importance_weight"] == 1
     return gradient(policy)
 
 
@@ -39,9 +59,11 @@ def test_first_update_has_ratio_one_and_loss_minus_mean_advantage():
     logp = torch.randn(50, requires_grad=True)
     sampled = logp.detach() + 0.01 * torch.randn(50)
     a = torch.randn(50)
-    loss, clipped, weight = virl.policy_loss(logp, logp.detach(), sampled, a, 0.2, 0.28)
+    loss, metrics = virl.policy_loss(logp, logp.detach(), sampled, a, 0.2, 0.28)
     w = (logp.detach() - sampled).exp()
-    assert clipped == 0
+    assert metrics["clipped_high"] == metrics["clipped_low"] == 0
+    assert metrics["logprob_gap"] == pytest.approx(w.log().abs().mean().item(), rel=1e-4) and metrics["logprob_gap_max"] == pytest.approx(w.log().abs().max().item(), rel=1e-4)
+    assert metrics["approx_kl"] == pytest.approx((w - 1 - w.log()).mean().item(), abs=1e-6)
     torch.testing.assert_close(loss, -(a * w).sum())
     loss.backward()
     torch.testing.assert_close(logp.grad, -a * w)
@@ -83,18 +105,19 @@ def test_clip_higher_and_dual_clip_by_hand():
     ratio = torch.tensor([0.5, 1.1, 1.25, 2.0, 4.0])
     for sign, value, live in ((1.0, [0.5, 1.1, 1.25, 1.28, 1.28], [1, 1, 1, 0, 0]), (-1.0, [-0.8, -1.1, -1.25, -2.0, -3.0], [0, 1, 1, 1, 0])):
         logp = ratio.log().requires_grad_()
-        loss, clipped, _ = virl.policy_loss(logp, torch.zeros(5), torch.zeros(5), torch.full((5,), sign), 0.2, 0.28)
+        loss, metrics = virl.policy_loss(logp, torch.zeros(5), torch.zeros(5), torch.full((5,), sign), 0.2, 0.28)
         torch.testing.assert_close(loss, -torch.tensor(value).sum())
         loss.backward()
         assert (logp.grad != 0).int().tolist() == live
-        assert clipped == pytest.approx(0.4 if sign > 0 else 0.2)
+        assert (metrics["clipped_high"], metrics["clipped_low"]) == pytest.approx((0.4, 0) if sign > 0 else (0, 0.2))
 
 
 def test_importance_weight_is_one_when_sampler_equals_trainer_and_capped_otherwise():
     """10."""
     z, a = torch.zeros(3), torch.ones(3)
-    assert virl.policy_loss(z, z, z, a, 0.2, 0.28)[2] == 1
-    assert virl.policy_loss(z, z, z - 5, a, 0.2, 0.28)[2] == virl.TIS_CAP
+    for sampled, weight, capped in ((z, 1, 0), (z - 5, virl.TIS_CAP, 1)):
+        metrics = virl.policy_loss(z, z, sampled, a, 0.2, 0.28)[1]
+        assert metrics["importance_weight"] == weight and metrics["importance_capped"] == capped
 
 
 @pytest.mark.parametrize("kind", ["paper", "decoupled"])
@@ -112,7 +135,7 @@ def test_advantages(kind):
 
 
 def test_decoupled_keeps_visual_differences_beside_a_failure():
-    """The defect of the paper's normalisation that `decoupled` mends (RL.md 1.3): seven renders .94-.97 and one failure."""
+    """The defect of the paper's normalisation that `decoupled` mends: seven renders .94-.97 and one failure."""
     visual = np.array([[.97, .965, .96, .955, .95, .945, .94, 0]])
     execution = np.array([[1.0] * 7 + [0.0]])
     spread = {}
@@ -122,10 +145,49 @@ def test_decoupled_keeps_visual_differences_beside_a_failure():
     assert spread["decoupled"] > 5 * spread["paper"]
 
 
+def test_bandit_is_solved(loaded, samples):
+    """15: the reward is the share of one token, which the start draws now and then; the loop's own pieces bring it above .9 in 50 steps."""
+    prompt = loaded.encode(samples[0].prompt, data.open_image(samples[0]))
+    drawn = [t for r in generate(loaded, [prompt], 64, 8)[0] for t in r.token_ids if t != loaded.eos_id]
+    word = max(set(drawn), key=drawn.count)
+    optimizer = torch.optim.AdamW(loaded.parameters(), 5e-3)
+    shares = []
+    for step in range(50):
+        ((*rollouts,),) = generate(loaded, [prompt], 16, 8, seeds=[[rollout_seed(step, g) for g in range(16)]])
+        reward = np.array([[r.token_ids.count(word) / 8 for r in rollouts]])
+        shares.append(reward.mean())
+        advantage, _ = virl.group_advantages(reward, np.ones_like(reward), reward, "paper")
+        group = virl.Group(samples[0], prompt, 0, rollouts)
+        logp, _ = virl.score_tokens(loaded, [group])  # [N]
+        a = torch.cat([torch.full((len(r.token_ids),), float(x)) for r, x in zip(rollouts, advantage[0])])  # [N]
+        sampled = torch.tensor([x for r in rollouts for x in r.logprobs])
+        loss, _ = virl.policy_loss(logp, logp.detach(), sampled, a, 0.2, 0.28)
+        (loss / len(logp)).backward()
+        torch.nn.utils.clip_grad_norm_(loaded.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert shares[0] < 0.2 and np.mean(shares[-5:]) > 0.9, shares
+
+
+def test_placeholders_are_banned_in_sampling_and_training(loaded, samples):
+    """12: every special token but the end of the answer; what training scores has no probability for them either."""
+    ids = {t: loaded.tokenizer.convert_tokens_to_ids(t) for t in ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>")}
+    assert {t for t, i in ids.items() if not loaded.banned[i]} == {"<|im_end|>"}
+    prompt = loaded.encode(samples[0].prompt, data.open_image(samples[0]))
+    hidden = torch.randn(1, loaded.model.config.text_config.hidden_size)
+    logp, _ = P.token_logprobs(hidden, loaded.model.lm_head, torch.tensor([ids["<|im_end|>"]]), loaded.banned)
+    logits = loaded.model.lm_head(hidden)[0].masked_fill(loaded.banned, float("-inf"))
+    torch.testing.assert_close(logp[0], logits.log_softmax(-1)[ids["<|im_end|>"]])
+    with torch.no_grad():  # a model that wants to say nothing else
+        loaded.model.get_input_embeddings().weight[ids["<|image_pad|>"]] *= 50
+    (group,) = generate(loaded, [prompt], 8, 12)
+    assert not any(loaded.banned[t] for r in group for t in r.token_ids)
+
+
 def test_overlong_penalty_is_soft():
     assert [virl.overlong_penalty(n, 96, 16) for n in (10, 80, 88, 96)] == [0, 0, 0.25, 0.5]
 
 
 def test_every_prompt_is_visited_once_per_epoch():
-    seen = [i for step in range(10) for i in virl.prompt_batch(20, 4, 0, step)]
+    seen = [i for step in range(10) for i in virl.prompt_batch(20, 4, 0, 4 * step)]
     assert sorted(seen[:20]) == list(range(20)) == sorted(seen[20:]) and seen[:20] != seen[20:]

@@ -8,7 +8,7 @@ Next-token cross-entropy on the answer (code and end-of-turn token), never on th
         --steps 12500 --pack 16384 --batch 16 --max-length 8192 --load-workers 2 --out out/sft
 
 With --pack samples lie one behind the other in rows of so many tokens, each attending to itself alone: no padding. Without
-it samples of similar length share a padded batch. Either way the stream of samples is `data.Stream`: a run that is cut goes on
+it a batch is padded, its micro-batches hold samples of similar length. Either way the stream of samples is `data.Stream`: a run that is cut goes on
 with just the samples that it had not seen, on any number of processes.
 
 Reads DIR/*.parquet; writes OUT (a Hugging Face directory), OUT/config.json is the model's; OUT/run.json the arguments;
@@ -148,7 +148,7 @@ def main():
     limit = min(args.max_length, policy.context, args.pack or policy.context)
     together = lambda lengths, size: data.pack(lengths, args.pack) if args.pack else data.bucket(lengths, size)
     corpus = data.Corpus(args.data)
-    pool = 4 * data.POOL if args.pack else math.ceil(data.POOL / args.batch) * args.batch
+    pool = 4 * data.POOL if args.pack else args.batch  # a padded batch is drawn at random: of one length throughout it teaches less (LOG.md)
     stream = data.Stream(corpus, lambda lengths: together(lengths, args.batch), policy.count_tokens, limit, args.seed, pool)
     dataset = Encoded(corpus, policy, 4096 if corpus[0].width * corpus[0].height <= 128 * 128 else 0)
 

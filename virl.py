@@ -84,6 +84,7 @@ P.add_arguments(parser)
 PARTS = ("reward", "execution", "visual", *WEIGHTS, "format", "length_penalty", "overlong")
 MIN_SPREAD = 1e-3  # a group whose rewards differ by less carries no signal: dropped and counted
 ENOUGH = 0.75  # share of --prompts with a spread from which --refill asks for no more
+SLOW = ("html", "python", "latex")  # to render: tens of milliseconds and more, the others one or two
 TIS_CAP = 2.0  # cap of the importance weight between sampler and trainer (truncated importance sampling)
 DUAL_CLIP = 3.0  # arXiv 1912.09729, as in VinciCoder's released configuration
 
@@ -224,10 +225,10 @@ def roll_out(policy, groups, renderer, pool, judges, args, timing):
 
 
 def micro_batches(groups, args, timing):
-    """Lists of at most --micro-groups groups that have a spread, those with short answers first: they were judged first, so that the
-    update begins while the last programs are still rendered. Which groups share a list does not depend on the speed of anything."""
+    """Lists of at most --micro-groups groups that have a spread, first those that are judged first, so that the update begins while
+    the last programs are still rendered. Which groups share a list does not depend on the speed of anything."""
     together = []
-    for group in sorted(groups, key=lambda group: max(len(r.token_ids) for r in group.rollouts)):
+    for group in sorted(groups, key=lambda group: (group.sample.language in SLOW, max(len(r.token_ids) for r in group.rollouts))):
         timing["reward_wait"] += group.settle(args.advantage)
         if group.kept:
             together.append(group)

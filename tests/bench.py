@@ -354,7 +354,7 @@ def pack(args):
     print(f"lengths of {what}: mean {np.mean(lengths):.0f}, median {np.median(lengths):.0f}, 95 % below {np.quantile(lengths, 0.95):.0f}, at most {max(lengths)}")
     pools = [lengths[i:i + data.POOL] for i in range(0, len(lengths) // data.POOL * data.POOL, data.POOL)]
     useful = {f"padded, batches of {n} as they come": sum(map(sum, pools)) / sum(n * max(p[i:i + n]) for p in pools for i in range(0, len(p), n)) for n in (4, 8)}
-    useful["padded, batches of 8 by length (--pack 0)"] = sum(map(sum, pools)) / sum(len(b) * max(p[i] for i in b) for p in pools for b in data.bucket(p, 8))
+    useful[f"padded, 8 of similar length out of a pool of {data.POOL}"] = sum(map(sum, pools)) / sum(len(b) * max(p[i] for i in b) for p in pools for b in data.bucket(p, 8))
     started = time.perf_counter()
     rows = sum(len(data.pack(p, 16384)) for p in pools)
     milliseconds = 1e3 * (time.perf_counter() - started) / len(pools)

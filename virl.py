@@ -84,6 +84,7 @@ P.add_arguments(parser)
 PARTS = ("reward", "execution", "visual", *WEIGHTS, "format", "length_penalty", "overlong")
 MIN_SPREAD = 1e-3  # a group whose rewards differ by less carries no signal: dropped and counted
 ENOUGH = 0.75  # share of --prompts with a spread from which --refill asks for no more
+PADDED = 1.25  # tokens with padding to tokens without, above which rows are packed
 SLOW = ("html", "python", "latex")  # to render: tens of milliseconds and more, the others one or two
 TIS_CAP = 2.0  # cap of the importance weight between sampler and trainer (truncated importance sampling)
 DUAL_CLIP = 3.0  # arXiv 1912.09729, as in VinciCoder's released configuration
@@ -240,9 +241,12 @@ def micro_batches(groups, args, timing):
 
 
 def score_tokens(policy, groups):
-    """Log-probabilities and entropies, [N] each, of all answer tokens of the groups; the vision tower runs once a group."""
+    """Log-probabilities and entropies, [N] each, of all answer tokens of the groups; the vision tower runs once a group. Where
+    padding to the longest answer would cost much, the rows lie one behind the other."""
     rows = [group.prompt.extend(r.token_ids) for group in groups for r in group.rollouts]
-    return policy(rows, images=[p for p, group in enumerate(groups) for _ in group.rollouts])
+    lengths = [len(row.input_ids) for row in rows]
+    packed = len(rows) * max(lengths) > PADDED * sum(lengths) and not policy.recurrent
+    return policy(rows, images=[p for p, group in enumerate(groups) for _ in group.rollouts], packed=packed)
 
 
 def picture(groups, path, columns=12):

@@ -494,22 +494,12 @@ def kills(args):
 BATCH, SFT_STEPS, SFT_EVERY = 32, 300, 25
 
 
-def trl_sft(args):
-    """One run of TRL's SFTTrainer, in an interpreter that has it; prints {"step_seconds", "rss", "curve"} as JSON."""
-    import json
-
-    import torch
-    from datasets import Dataset
-    from transformers import AutoModelForImageTextToText, ProcessorMixin, TrainerCallback
+def trl_processor(policy):
+    """What TRL's trainers take in place of tokenizer and image processor: Qwen3-VL's own without its video part, which needs torchvision."""
+    from transformers import ProcessorMixin
     from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
-    from trl import SFTConfig, SFTTrainer
-
-    import data
-    import policy as P
 
     class ImageProcessor(Qwen3VLProcessor):
-        """Without the video part, which needs torchvision."""
-
         def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
             for name in ("image", "video"):
                 setattr(self, f"{name}_token", f"<|{name}_pad|>")
@@ -518,6 +508,20 @@ def trl_sft(args):
                 setattr(self, f"{name}_token", f"<|{name}|>")
                 setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(f"<|{name}|>"))
             ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+    return ImageProcessor(policy.image_processor, policy.tokenizer, policy.tokenizer.chat_template)
+
+
+def trl_sft(args):
+    """One run of TRL's SFTTrainer, in an interpreter that has it; prints {"step_seconds", "rss", "curve"} as JSON."""
+    import json
+
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForImageTextToText, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    import data
+    import policy as P
 
     judge = P.load_policy(args.model)
     batches = held_out_encoded(judge, args.directory)
@@ -540,7 +544,7 @@ def trl_sft(args):
                            bf16=True, use_cpu=True, gradient_checkpointing=False, save_strategy="no", report_to="none", max_length=None, disable_tqdm=True,
                            dataloader_pin_memory=False, logging_steps=100, max_grad_norm=5.0, warmup_steps=20)
         SFTTrainer(model=model, args=config, train_dataset=rows, callbacks=[Watch()],
-                   processing_class=ImageProcessor(judge.image_processor, judge.tokenizer, judge.tokenizer.chat_template)).train()
+                   processing_class=trl_processor(judge)).train()
     seconds = [b - a - pause for a, b, pause in zip(ends, ends[1:], pauses)]
     print(json.dumps({"step_seconds": seconds, "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
                       "curve": [(step, sum(seconds[:step]), loss) for step, loss in curve]}))

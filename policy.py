@@ -98,6 +98,7 @@ class Example:
     position_ids: torch.Tensor  # [3, T] int64: multimodal-RoPE positions (temporal, height, width)
     pixel_values: torch.Tensor  # [patches, channels * temporal * patch * patch] uint8: a quarter of what float32 would carry
     image_grid_thw: torch.Tensor  # [1, 3] int64: patches in time, height, width
+    branches: tuple = ()  # tokens of each of several answers that share the prompt; empty: there is one answer
 
     def extend(self, token_ids):
         """The example with `token_ids` (list of int) appended as answer; text positions go on from the largest one."""
@@ -105,6 +106,26 @@ class Example:
         tail = self.position_ids.max() + 1 + torch.arange(n)  # [n]
         return Example(torch.cat([self.input_ids, torch.tensor(token_ids, dtype=torch.long)]), self.prompt_length,
                        torch.cat([self.position_ids, tail.expand(3, n)], 1), self.pixel_values, self.image_grid_thw)
+
+
+    def branch(self, answers):
+        """The example with several answers (lists of int), each of which sees the prompt and itself alone: a GRPO group in one row."""
+        lengths = [len(a) for a in answers]
+        tail = torch.cat([self.position_ids.max() + 1 + torch.arange(n) for n in lengths])  # [sum of lengths]
+        return Example(torch.cat([self.input_ids, torch.tensor([t for a in answers for t in a])]), self.prompt_length,
+                       torch.cat([self.position_ids, tail.expand(3, len(tail))], 1), self.pixel_values, self.image_grid_thw, tuple(lengths))
+
+    def before(self):
+        """Where the token stands that each answer token follows, [answer tokens]."""
+        index = torch.arange(self.prompt_length, len(self.input_ids)) - 1
+        if self.branches:
+            index[torch.tensor((0, *self.branches[:-1])).cumsum(0)] = self.prompt_length - 1  # the first of each answer follows the prompt
+        return index
+
+    def owner(self, T):
+        """Which answer each of T tokens belongs to, [T]: 0 is the prompt; what pads the row belongs to the last."""
+        lengths = torch.tensor((self.prompt_length, *self.branches))
+        return torch.cat([torch.arange(len(lengths)).repeat_interleave(lengths), torch.full((T - len(self.input_ids),), len(self.branches))])
 
 
 class Policy(nn.Module):
@@ -191,6 +212,7 @@ class Policy(nn.Module):
         [B, V] that follow each row, having filled `cache` (a transformers Cache).
         Rows are padded on the right and need no mask: causal attention never looks at what comes after a token. `packed`
         lays them one behind the other in one row instead, each attending to itself alone: the same values without padding.
+        Rows with several answers (`Example.branch`; all or none of them) compute their prompt once, with a mask [B, 1, T, T].
         """
         batch = [e.input_ids for e in examples]
         slow_sdpa = self.device.type == "cpu" and torch.is_grad_enabled()  # see `attend`
@@ -209,6 +231,10 @@ class Policy(nn.Module):
                 input_ids[b, :len(e.input_ids)] = e.input_ids
                 positions[:, b, :len(e.input_ids)] = e.position_ids
             starts = range(0, len(batch) * T, T)
+            if examples[0].branches:
+                owner = torch.stack([e.owner(T) for e in examples])  # [B, T]
+                seen = ((owner[:, None] == 0) | (owner[:, None] == owner[:, :, None])).tril()  # [B, T, T]
+                segments["attention_mask"] = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None].to(self.device)
         images = list(range(len(batch))) if images is None else images
         first = {image: b for b, image in reversed(list(enumerate(images)))}  # the first row of each distinct image
         order = sorted(first)
@@ -229,11 +255,11 @@ class Policy(nn.Module):
             if last_only:
                 ends = torch.tensor([len(ids) - 1 for ids in batch], device=self.device)
                 return self.model.lm_head(hidden[torch.arange(len(batch), device=self.device), ends])  # [B, V]
-        # The token at t is predicted from the hidden state at t - 1.
+        # A token is predicted from the hidden state of the one before it.
         keep = torch.cat([torch.arange(e.prompt_length, len(e.input_ids)) + start for start, e in zip(starts, examples)])  # [N]
+        before = torch.cat([e.before() + start for start, e in zip(starts, examples)])  # [N]
         targets = input_ids.flatten()[keep].to(self.device)  # [N]
-        return token_logprobs(hidden.flatten(0, 1)[(keep - 1).to(self.device)], self.model.lm_head, targets, self.banned,
-                              self.dtype, chunk)
+        return token_logprobs(hidden.flatten(0, 1)[before.to(self.device)], self.model.lm_head, targets, self.banned, self.dtype, chunk)
 
     def decode(self, token_ids, positions, mask, cache):
         """One decoding step: token_ids [B], positions [B] (text position of each), mask bool [B, 1, 1, T] -> logits [B, V]."""

@@ -21,6 +21,8 @@ the reward, with best.json) and OUT/state.
 Shapes: P prompts of this rank, G group, R = P * G rollouts, N answer tokens.
 """
 import argparse
+import base64
+import html
 import json
 import math
 import os
@@ -33,10 +35,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 import data
 import policy as P
-from eval import greedy_scores
+from eval import STYLE, curves, greedy_scores
 from generate import generate, rollout_seed
 from render import Renderer, available
 from reward import WEIGHTS, extract_code, reward_named, score_group, scorers
@@ -82,9 +85,10 @@ parser.add_argument("--resume", action="store_true", help="go on from the newest
 P.add_arguments(parser)
 
 PARTS = ("reward", "execution", "visual", *WEIGHTS, "format", "length_penalty", "overlong")
+WORK = ("seconds_render", "seconds_reward")  # of the processes that render and score
 MIN_SPREAD = 1e-3  # a group whose rewards differ by less carries no signal: dropped and counted
 ENOUGH = 0.75  # share of --prompts with a spread from which --refill asks for no more
-PADDED = 1.25  # tokens with padding to tokens without, above which rows are packed
+SHARED = 4096  # tokens of a group, prompt once and all answers, up to which they share a row (and its mask)
 SLOW = ("html", "python", "latex")  # to render: tens of milliseconds and more, the others one or two
 TIS_CAP = 2.0  # cap of the importance weight between sampler and trainer (truncated importance sampling)
 DUAL_CLIP = 3.0  # arXiv 1912.09729, as in VinciCoder's released configuration
@@ -197,6 +201,7 @@ def judge(sample, rollouts, futures, reference, pool, args):
     for row, rollout, render in zip(rows, rollouts, renders):
         row["overlong"] = overlong_penalty(len(rollout.token_ids), args.max_new_tokens, args.overlong)
         row["reward"] -= row["overlong"]
+        row["seconds_render"] = render.seconds if render else 0.0
         row["status"], row["message"] = (render.status, render.message) if render else ("no code", "no single fenced block")
     return rows, [render and render.image for render in renders]
 
@@ -241,17 +246,16 @@ def micro_batches(groups, args, timing):
 
 
 def score_tokens(policy, groups):
-    """Log-probabilities and entropies, [N] each, of all answer tokens of the groups; the vision tower runs once a group. Where
-    padding to the longest answer would cost much, the rows lie one behind the other."""
+    """Log-probabilities and entropies, [N] each, of all answer tokens of the groups. The vision tower runs once a group, and so does
+    the prompt, all answers following it in one row; groups too long for the mask that this needs lie one answer behind the other."""
+    if not policy.recurrent and max(len(g.prompt.input_ids) + sum(len(r.token_ids) for r in g.rollouts) for g in groups) <= SHARED:
+        return policy([group.prompt.branch([r.token_ids for r in group.rollouts]) for group in groups])
     rows = [group.prompt.extend(r.token_ids) for group in groups for r in group.rollouts]
-    lengths = [len(row.input_ids) for row in rows]
-    packed = len(rows) * max(lengths) > PADDED * sum(lengths) and not policy.recurrent
-    return policy(rows, images=[p for p, group in enumerate(groups) for _ in group.rollouts], packed=packed)
+    return policy(rows, images=[p for p, group in enumerate(groups) for _ in group.rollouts], packed=not policy.recurrent)
 
 
 def picture(groups, path, columns=12):
     """PNG: the first targets in the upper row, one render of each below (grey where there is none)."""
-    from PIL import Image
     side = 96
     sheet = Image.new("RGB", (columns * (side + 4), 2 * (side + 4)), "white")
     for k, group in enumerate(groups[:columns]):
@@ -261,6 +265,33 @@ def picture(groups, path, columns=12):
             sheet.paste(image, (k * (side + 4), y * (side + 4)))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
+
+
+def write_progress(out, step, groups, shown=6):
+    """OUT/progress.html, to be left open while training: curves and, newest step first, target, best render and code of some prompts.
+
+    What a step shows is kept in OUT/samples/step_N.html. Text of the model stands there escaped, and the page may load nothing.
+    """
+    cards = ""
+    for group in groups[:shown]:
+        k = max(range(len(group.rows)), key=lambda g: np.nan_to_num(group.rows[g]["reward"], nan=-9))
+        images = [np.asarray(data.open_image(group.sample)), group.renders[k]]
+        for i, image in enumerate(images):
+            if image is not None:
+                (small := Image.fromarray(image)).thumbnail((224, 224))
+                images[i] = f'<img src="data:image/png;base64,{base64.b64encode(data.png(np.asarray(small))).decode()}">'
+        scores = ", ".join(f"{row['reward']:.2f}" for row in group.rows)
+        cards += (f"<div class=card><header><b>{html.escape(group.sample.id)}</b>rewards {scores}</header><div class=strip><div class=pair>"
+                  + "".join(f"<div class='pic{'' if image else ' none'}'>{image or html.escape(group.rows[k]['status'])}</div>" for image in images)
+                  + f"</div><pre>{html.escape(group.rollouts[k].text)}</pre></div></div>")
+    (out / "samples" / f"step_{step}.html").write_text(f"<section><h2>step {step}</h2>{cards}</section>")
+    steps = sorted((n for p in (out / "samples").glob("step_*.html") if (n := int(p.stem[5:])) <= step), reverse=True)
+    replace = out / "progress.html.tmp"
+    replace.write_text(f"""<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=20>
+<meta http-equiv=Content-Security-Policy content="default-src 'none'; img-src data:; style-src 'unsafe-inline'"><title>ViRL, step {step}</title>
+<style>{STYLE}</style><main><h1>ViRL, step {step}</h1><p class=lead>Running means over seconds of training. Below them: target, render and code of the
+best of each group.</p><section><div class=figures>{curves([out])}</div></section>{"".join((out / "samples" / f"step_{n}.html").read_text() for n in steps)}</main></html>""")
+    replace.replace(out / "progress.html")
 
 
 def main():
@@ -432,6 +463,7 @@ def main():
                     f.write(json.dumps(record) + "\n")
                 if step % args.sample_every == 0 or step == 1:
                     picture(groups, out / "samples" / f"step_{step}.png")
+                    write_progress(out, step, groups)
                 bar.set_postfix(step=step, reward=f"{record['reward']:.3f}", run=f"{record['execution']:.2f}", kept=f"{record['kept']:.2f}", refresh=False)
                 bar.update((min(elapsed, args.max_seconds) if args.max_seconds else step) - bar.n)
             if bad_in_a_row >= 3:
@@ -456,7 +488,7 @@ def main():
 
 def step_record(step, groups, stats):
     """Metrics of one step over all ranks; README ("Metrics") explains the keys. stats: (tokens, {metric: mean or largest}) of each part."""
-    found = P.all_lists([[{**{k: row.get(k, 0.0) for k in (*PARTS, "seconds_reward")}, "status": row["status"], "language": group.sample.language, "length": len(r.token_ids),
+    found = P.all_lists([[{**{k: row.get(k, 0.0) for k in (*PARTS, *WORK)}, "status": row["status"], "language": group.sample.language, "length": len(r.token_ids),
                            "finish": r.finish, "kept": group.kept, "advantage": abs(float(a))} for row, r, a in zip(group.rows, group.rollouts, group.advantage)]
                          for group in groups])  # of every group, its rollouts
     rows = [row for group in found for row in group]
@@ -475,7 +507,8 @@ def step_record(step, groups, stats):
               "length": float(np.mean(lengths)), "length_p50": float(np.median(lengths)), "length_p95": float(np.percentile(lengths, 95)), "length_max": max(lengths),
               "length_ran": mean("length", [row for row in rows if row["execution"] > 0]),
               "length_failed": mean("length", [row for row in rows if not row["execution"] > 0]),
-              "truncated": float(np.mean([row["finish"] == "length" for row in rows])), "advantage_abs": mean("advantage", rows)}
+              "truncated": float(np.mean([row["finish"] == "length" for row in rows])), "advantage_abs": mean("advantage", rows),
+              **{k: sum(row[k] for row in rows) for k in WORK}}
     stats = P.all_lists(stats)
     for key in {k: None for _, metrics in stats for k in metrics}:
         n, values = zip(*((n, metrics[key]) for n, metrics in stats if key in metrics))

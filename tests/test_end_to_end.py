@@ -1,5 +1,6 @@
 """All stages at toy size, with real renders: what a user runs, interrupted, resumed and distributed."""
 import contextlib
+import html
 import json
 import math
 import os
@@ -53,6 +54,9 @@ def test_virl_writes_what_the_design_promises(trained):
     rollouts = [json.loads(line) for line in open(trained / "rollouts" / "step_1.jsonl")]
     assert len(rollouts) == 16 and {"id", "response", "reward", "visual", "status", "advantage"} <= rollouts[0].keys()
     assert (trained / "samples" / "step_1.png").exists()
+    page = (trained / "progress.html").read_text()
+    assert "<h2>step 1</h2>" in page and page.count("data:image/png;base64,") >= 4 and html.escape(rollouts[0]["response"])[:20] in page
+    assert "<script" not in page
     assert any(m["kept"] > 0 for m in curve)  # some group had a spread, so the weights moved
     assert (trained / "model.safetensors").read_bytes() != (trained.parent / "sft" / "model.safetensors").read_bytes()
 

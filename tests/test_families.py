@@ -71,6 +71,16 @@ def test_packing_is_exact_or_refused(directory, samples):
         assert_packing_is_exact(policy, encode(policy, samples[:4]))
 
 
+def test_answers_that_share_their_prompt_equal_each_alone(directory, samples):
+    policy = P.load_policy(directory)
+    if policy.recurrent:
+        pytest.skip("a recurrent state cannot branch: virl.py gives each answer a row of its own")
+    prompts = [policy.encode(s.prompt, data.open_image(s)) for s in samples[:2]]
+    answers = [[[40, 41, 42], [50, 51, 52, 53, 54], [60]], [[70, 71], [80, 81, 82], [90, 91]]]
+    alone = torch.cat([policy([p.extend(a)])[0] for p, group in zip(prompts, answers) for a in group])
+    torch.testing.assert_close(policy([p.branch(group) for p, group in zip(prompts, answers)])[0], alone, atol=1e-5, rtol=1e-5)
+
+
 def test_sampled_logprobs_equal_a_teacher_forced_pass(directory, samples):
     """Slots, caches (a recurrent state included) and positions of each family, with prompts of unequal length."""
     policy = P.load_policy(directory)

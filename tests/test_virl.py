@@ -24,7 +24,7 @@ import torch
 
 import policy as P
 import virl
-from generate import generate, rollout_seed
+from generate import Rollout, generate, rollout_seed
 
 
 def rollouts_of(policy, samples, groups=3, group=4):
@@ -98,6 +98,25 @@ def test_gradient_equals_naive_reinforce_and_ignores_micro_batches(loaded, sampl
     for size in (1, 2, 3):
         ours = update(loaded, prompts, answers, advantage, size)
         assert (ours - naive).norm() / naive.norm() < 1e-5
+
+
+def test_groups_share_their_prompt_in_any_layout(loaded, samples, monkeypatch):
+    """3: one row a group, or rows one behind the other: logprobs, entropies and gradients of each answer alone."""
+    prompts, answers = rollouts_of(loaded, samples)
+    groups = [virl.Group(s, p, 0, [Rollout(0, g, a, [], "stop", "") for g, a in enumerate(group)]) for s, p, group in zip(samples, prompts, answers)]
+    alone = [loaded([p.extend(a)]) for p, group in zip(prompts, answers) for a in group]
+    logp, entropy = (torch.cat(x) for x in zip(*alone))
+    weights = torch.randn(len(logp), generator=torch.Generator().manual_seed(3))
+    (logp * weights).sum().backward()
+    naive = gradient(loaded)
+    for limit in (4096, 0):
+        monkeypatch.setattr(virl, "SHARED", limit)
+        loaded.zero_grad()
+        ours, ours_entropy = virl.score_tokens(loaded, groups)
+        torch.testing.assert_close(ours, logp, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours_entropy, entropy, atol=1e-5, rtol=1e-5)
+        (ours * weights).sum().backward()
+        assert (gradient(loaded) - naive).norm() / naive.norm() < 1e-5
 
 
 def test_clip_higher_and_dual_clip_by_hand():

@@ -161,6 +161,7 @@ class Table:
         import numpy as np
         splits = sorted(data.split_dirs(path), key=lambda p: ORDER.index(p.name) if p.name in ORDER else -1)
         self.files = [(file, split.name) for split in splits for file in data.parquet_files(split)]
+        self.readers = [data.Corpus(split) for split in splits]  # of the files in the same order; what is no file of samples ends here
         folder = Path(out) / title
         folder.mkdir(parents=True, exist_ok=True)
         corpus.in_processes(measure_file, [(f, n, folder, split, grams) for n, (f, split) in enumerate(self.files)], workers, folder, title)
@@ -168,7 +169,6 @@ class Table:
         self.columns = {name: np.concatenate([p[name] for p in parts]) for name in parts[0].files}
         self.lengths = [len(p["id"]) for p in parts]
         self.split = [split for (_, split), n in zip(self.files, self.lengths) for _ in range(n)]
-        self.readers = [data.Corpus(split) for split in splits]  # of the files in the same order
         self.starts, self.begins = np.cumsum([0, *self.lengths]), np.cumsum([0, *map(len, self.readers)])  # of each file, of each split
 
     def __getattr__(self, name):

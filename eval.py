@@ -206,7 +206,7 @@ def load_model(path):
     return policy
 
 
-def predict(load, samples, out, n_samples, max_new_tokens, seed, slots=128, rank=0, world=1):
+def predict(load, samples, out, n_samples, max_new_tokens, seed, slots=128, rank=0, world=1, top_p=1.0):
     """Write the predictions that OUT lacks: greedy and `n_samples` at temperature 1 per Sample, by the Policy `load()`.
 
     Each answer is appended as it finishes, so an interruption costs only those under way. Seeds come from (seed, id,
@@ -252,7 +252,7 @@ def predict(load, samples, out, n_samples, max_new_tokens, seed, slots=128, rank
                 seeds = [[rollout_seed(seed, s.id, k) for k in range(group)] for s, _ in batch]
                 if batch:
                     generate(policy, [e for _, e in batch], group, max_new_tokens, float(mode == "t1"), seeds, slots,
-                             lambda r: write(batch[r.example][0], mode, r.sample, r.text, r.finish, len(r.token_ids)))
+                             lambda r: write(batch[r.example][0], mode, r.sample, r.text, r.finish, len(r.token_ids)), top_p=top_p)
     bar.close()
     if unusable:
         print(f"{len(unusable)} of {len(mine)} samples cannot be asked and count as empty answers, first: "
@@ -871,6 +871,7 @@ def main():
     parser.add_argument("--label", help="the run's name in tables (default: the name of OUT)")
     parser.add_argument("--limit", type=int, default=0, help="items at most, drawn over all of them (0: all)")
     parser.add_argument("--samples", type=int, default=4, help="answers per item at temperature 1 (0: greedy only)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="draw them from the likeliest tokens that together reach this probability")
     parser.add_argument("--max-new-tokens", type=int, default=256, help="tokens per answer at most")
     parser.add_argument("--slots", type=int, default=128, help="answers decoded together on one process")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampled answers")
@@ -887,8 +888,8 @@ def main():
         parser.error("--image needs --model and --language")
     if not args.image and not (args.out and (args.compare or args.data)):
         parser.error("--compare needs --out; --model and --predictions need --data and --out")
-    if min(args.samples, args.limit) < 0 or min(args.max_new_tokens, args.slots) < 1:
-        parser.error("--samples and --limit cannot be negative; --max-new-tokens and --slots are at least 1")
+    if min(args.samples, args.limit) < 0 or min(args.max_new_tokens, args.slots) < 1 or not 0 < args.top_p <= 1:
+        parser.error("--samples and --limit cannot be negative; --max-new-tokens and --slots are at least 1; --top-p lies above 0 and is at most 1")
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
     def stop(number, frame):
@@ -912,10 +913,10 @@ def main():
         if earlier and not args.resume:
             raise SystemExit(f"error: {earlier[0]} exists: --resume goes on with it; or give another --out.")
         before = json.loads((out / "run.json").read_text()) if earlier and (out / "run.json").exists() else vars(args)
-        if changed := [f"{k} was {before[k]}" for k in ("model", "data", "max_new_tokens", "seed") if before[k] != vars(args)[k]]:
+        if changed := [f"{k} was {before[k]}" for k in ("model", "data", "top_p", "max_new_tokens", "seed") if before[k] != vars(args)[k]]:
             raise SystemExit(f"error: {earlier[0]} was made otherwise ({', '.join(changed)}): give another --out.")
         write_text(out / "run.json", json.dumps(vars(args), indent=1))
-    predict(lambda: load_model(args.model), samples, out, args.samples, args.max_new_tokens, args.seed, args.slots, rank, world)
+    predict(lambda: load_model(args.model), samples, out, args.samples, args.max_new_tokens, args.seed, args.slots, rank, world, args.top_p)
     if rank == 0:
         score_file(args, samples, out / "predictions.jsonl")
 

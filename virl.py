@@ -464,7 +464,7 @@ def main():
                 if step % args.sample_every == 0 or step == 1:
                     picture(groups, out / "samples" / f"step_{step}.png")
                     write_progress(out, step, groups)
-                bar.set_postfix(step=step, reward=f"{record['reward']:.3f}", run=f"{record['execution']:.2f}", kept=f"{record['kept']:.2f}", refresh=False)
+                bar.set_postfix(step=step, reward=f"{record['reward'] or 0:.3f}", run=f"{record['execution'] or 0:.2f}", kept=f"{record['kept']:.2f}", refresh=False)
                 bar.update((min(elapsed, args.max_seconds) if args.max_seconds else step) - bar.n)
             if bad_in_a_row >= 3:
                 P.save_state(out, step, policy, optimizers, state())

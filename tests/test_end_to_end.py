@@ -212,6 +212,14 @@ def test_renderers_that_die_cost_no_step(base, tmp_path):
     assert not any(m["infra"] for m in rest[1:])
 
 
+def test_a_step_of_which_every_render_is_lost_goes_on(base, tmp_path):
+    """Nothing is known of its answers: no update, no reward in its record."""
+    (tmp_path / "lost.py").write_text("def judge(*args, **kwargs):\n    return dict.fromkeys(('reward', 'execution', 'visual'), float('nan'))\n")
+    result = Stage(*virl(base, tmp_path / "out", "--steps", 2, "--reward", "lost:judge"), path=str(tmp_path)).wait()
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert [(m["reward"], m["infra"], m["kept"], m["loss"]) for m in metrics(tmp_path / "out")] == [(None, 16, 0, None)] * 2
+
+
 def test_programs_that_hang_end_at_their_time_limit(base, tmp_path):
     """No program is that fast: all answers with code time out, none of them is trained as our own failure."""
     run(*virl(base, tmp_path / "out", "--steps", 2, "--render-timeout", 0.001))

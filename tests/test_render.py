@@ -179,7 +179,8 @@ def test_tame_attacks_succeed_where_nothing_confines(language):
     with attacks.confined_by("none"), attacks.Field() as field, Renderer(1, 3, unsafe=True) as renderer:
         assert renderer.confinement == "none"
         assert sum(a.tame for a in attacks.table() if a.language == language) >= 7
-        harmless = [a.name for a in attacks.table() if a.language == language and a.tame and not field.judge(renderer, a)[0]]
+        tame = [a for a in attacks.table() if a.language == language and a.tame]
+        harmless = [a.name for a in tame if not any(field.judge(renderer, a)[0] for _ in range(3))]  # a request may leave after the page was drawn
     assert not harmless
 
 

@@ -39,9 +39,10 @@ from PIL import Image
 
 import data
 import policy as P
-from eval import STYLE, curves, greedy_scores
+from eval import greedy_scores
 from generate import generate, rollout_seed
 from render import Renderer, available
+from report import STYLE, curves
 from reward import WEIGHTS, extract_code, reward_named, score_group, scorers
 
 # ------------------------------------------------------------------------------------------------------------ arguments

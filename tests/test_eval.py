@@ -14,6 +14,8 @@ import pytest
 
 import data
 import eval as ev
+import metrics
+import report
 import synth
 from conftest import ROOT, drawn_samples
 from render import Renderer, available, find_chromium
@@ -49,8 +51,8 @@ def canvas(*boxes, size=64, ground=255):
 
 
 def outside(a, b):
-    side = ev.working_side(a)
-    return ev.outside_metrics(ev.look(a, side), ev.look(b, side))
+    side = metrics.working_side(a)
+    return metrics.outside_metrics(metrics.look(a, side), metrics.look(b, side))
 
 
 def test_outside_metric_orders_images_as_a_person_would():
@@ -92,8 +94,8 @@ def test_edit_similarity_equals_the_textbook_recursion():
     rng = random.Random(0)
     for _ in range(60):
         a, b = ("".join(rng.choices("ab\u00e9\U0001f600", k=rng.randint(0, 9))) for _ in range(2))
-        assert ev.edit_similarity(a, b) == pytest.approx(slow(a, b))
-    assert ev.edit_similarity("x\ud800", "x") == 0.5 and math.isnan(ev.edit_similarity("a" * (ev.LONGEST_CODE + 1), "a"))
+        assert metrics.edit_similarity(a, b) == pytest.approx(slow(a, b))
+    assert metrics.edit_similarity("x\ud800", "x") == 0.5 and math.isnan(metrics.edit_similarity("a" * (metrics.LONGEST_CODE + 1), "a"))
 
 
 # ---------------------------------------------------------------------------------------------------------- statistics
@@ -101,14 +103,14 @@ def test_edit_similarity_equals_the_textbook_recursion():
 def row(id_, mode, k, value, status="ok"):
     number = math.nan if status == "infra" else value
     return {"id": id_, "mode": mode, "k": k, "status": status, "tokens": 5, "finish": "stop",
-            **{m: None if number != number else number for m in ev.METRICS}, "execution": float(status == "ok")}
+            **{m: None if number != number else number for m in report.METRICS}, "execution": float(status == "ok")}
 
 
 def test_means_and_errors_are_over_items():
     items = {i: {"id": i, "language": "svg", "source": "s", "task": "generate"} for i in "abc"}
     rows = [row("a", "t1", 0, 1.0), row("a", "t1", 1, 0.0, "error"), row("b", "t1", 0, 0.5), row("b", "t1", 1, 0.3),
             row("b", "t1", 2, None, "infra"), row("c", "t1", 0, None, "infra")]
-    table = ev.summarise(ev.item_means(rows), items)["all", "all"]["t1"]
+    table = report.summarise(report.item_means(rows), items)["all", "all"]["t1"]
     assert table["n"] == 2  # item c has no answer that our renderer could judge
     assert table["reward"] == pytest.approx((0.45, np.std([0.5, 0.4], ddof=1) / math.sqrt(2)))
     assert table["visual_valid"][0] == pytest.approx((1.0 + 0.4) / 2) and table["execution"][0] == 0.75
@@ -117,12 +119,12 @@ def test_means_and_errors_are_over_items():
 def test_paired_differences():
     rng = np.random.default_rng(0)
     base, gain = rng.random(200), rng.normal(0.05, 0.02, 200)
-    a = {str(i): dict.fromkeys(ev.SHOWN, float(v)) for i, v in enumerate(base)}
-    b = {str(i): dict.fromkeys(ev.SHOWN, float(v + g)) for i, (v, g) in enumerate(zip(base, gain))}
-    mean, se, low, high = ev.paired(a, b, list(a))["reward"]
+    a = {str(i): dict.fromkeys(report.SHOWN, float(v)) for i, v in enumerate(base)}
+    b = {str(i): dict.fromkeys(report.SHOWN, float(v + g)) for i, (v, g) in enumerate(zip(base, gain))}
+    mean, se, low, high = report.paired(a, b, list(a))["reward"]
     assert mean == pytest.approx(gain.mean()) and se == pytest.approx(gain.std(ddof=1) / math.sqrt(200))
     assert (low, high) == pytest.approx((mean - 1.96 * se, mean + 1.96 * se), abs=0.5 * se)  # far below the spread of `base`
-    assert ev.paired(a, {}, list(a)) == {}
+    assert report.paired(a, {}, list(a)) == {}
 
 
 def test_unusable_prediction_lines_are_counted(tmp_path):
@@ -179,11 +181,11 @@ def test_reference_code_scores_the_maximum(scored):
 
 @needs_svg
 def test_failures_count_zero_and_nothing_is_dropped_silently(scored):
-    rows = ev.read_lines(scored / "runs" / "B" / "scores.jsonl")
+    rows = report.read_lines(scored / "runs" / "B" / "scores.jsonl")
     assert len(rows) == 21
     for r in rows:
         if r["status"] != "ok":
-            assert r["render"] is None and all(r[m] == 0 for m in ("execution", "visual", *ev.OUTSIDE_PARTS)), r
+            assert r["render"] is None and all(r[m] == 0 for m in ("execution", "visual", *metrics.OUTSIDE_PARTS)), r
     assert {r["status"] for r in rows} == {"ok", "error", "no code"}
     counts = json.loads((scored / "runs" / "B" / "scores.json").read_text())["counts"]
     assert "1 broken lines" in counts and "1 items without prediction" in counts and counts in (scored / "B.log").read_text()
@@ -258,7 +260,7 @@ def test_samples_that_cannot_be_asked_count_as_empty_answers(tmp_path, tiny, cap
     items[1].prompt = "draw " * 5000
     policy = ev.load_model(tiny)
     ev.predict(lambda: policy, items, tmp_path, 1, 8, seed=0)
-    rows = {(r["id"], r["mode"]): r for r in ev.read_lines(tmp_path / "predictions.jsonl")}
+    rows = {(r["id"], r["mode"]): r for r in report.read_lines(tmp_path / "predictions.jsonl")}
     assert len(rows) == 6 and rows["t1", "t1"]["finish"] == "unusable" and rows["t1", "greedy"]["response"] == ""
     assert "1 of 3 samples cannot be asked and count as empty answers, first: t1" in capsys.readouterr().out
 

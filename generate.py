@@ -4,7 +4,10 @@ A fixed number of slots decode in lock-step. Each slot owns a stretch of a preal
 length; when its answer ends, the next rollout of the queue takes its place at once. The rollouts of one prompt (a
 GRPO group) share one prefill. The same function serves ViRL's rollouts and evaluation.
 
-Left out here: CUDA graphs, moving rollouts between ranks.
+On a GPU a decoding step is hundreds of small kernels whose launches take longer than they do: it is captured once as a CUDA
+graph for each (rows, length) it is run at, both rounded up, and replayed.
+
+Left out here: moving rollouts between ranks.
 
 Shapes: B slots in use, T cache length, V vocabulary, K key/value heads, H head size.
 """
@@ -19,6 +22,9 @@ import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, LinearAttentionLayer
 
 from policy import gathered
+
+
+LENGTHS = 256  # tokens: a captured step reads the cache up to a multiple of it
 
 
 @dataclass
@@ -45,8 +51,9 @@ class SlotLayer(DynamicLayer):
     def update(self, key_states, value_states, *args, **kwargs):
         """key_states, value_states [B, K, 1, H]: store them, return views [B, K, longest, H] of what is there."""
         B, c = key_states.shape[0], self.cache
-        self.keys[c.rows[:B], :, c.length[:B]] = key_states[:, :, 0].to(self.dtype)
-        self.values[c.rows[:B], :, c.length[:B]] = value_states[:, :, 0].to(self.dtype)
+        at = c.length[:B, None, None, None].expand_as(key_states)
+        self.keys[:B].scatter_(2, at, key_states.to(self.dtype))
+        self.values[:B].scatter_(2, at, value_states.to(self.dtype))
         return self.keys[:B, :, :c.longest], self.values[:B, :, :c.longest]
 
     def fill(self, slots, source, rows):
@@ -143,6 +150,22 @@ def pick(logits, banned, temperature, uniform, top_p=1.0):
     return token, logp.gather(1, token[:, None])[:, 0]
 
 
+class Replayed:
+    """A step(B, longest) as CUDA graphs: run as it is the first time that its rounded arguments occur, captured, then replayed."""
+
+    def __init__(self, step, slots, capacity):
+        self.step, self.slots, self.capacity, self.graphs, self.pool = step, slots, capacity, {}, torch.cuda.graph_pool_handle()
+
+    def __call__(self, B, longest):
+        key = min(self.slots, 1 << (B - 1).bit_length()), min(self.capacity, -(-longest // LENGTHS) * LENGTHS)
+        if key in self.graphs:
+            return self.graphs[key].replay()
+        self.step(*key)
+        self.graphs[key] = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graphs[key], pool=self.pool):  # nothing is computed in here
+            self.step(*key)
+
+
 def free_memory(device):
     """Bytes that can still be allocated: on a GPU with what PyTorch's allocator holds unused; on a CPU this process' share."""
     if device.type == "cuda":
@@ -233,18 +256,24 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
         live = max(live, max(t[0] for t in taken) + 1)
         advance(where, torch.stack([t[3] for t in taken]))
 
+    def step(B, longest):
+        """One more token for the first B slots, of which none holds more than `longest` tokens with it."""
+        logits = policy.decode(last[:B], position[:B], cache.show(B, longest), cache)  # [B, V]
+        cache.length[:B].add_(1).clamp_(max=capacity - 1)  # rows that a captured step takes along for nothing stay in their own slot
+        position[:B] += 1
+        advance(cache.rows[:B], logits)
+
     def advance(where, logits):
         """Sample one token for the slots `where` [n] from logits [n, V]."""
-        at = count[where]  # [n]
+        at = count[where].clamp(max=width - 1)  # [n]
         token, logp = pick(logits, banned, temperature, uniform[where, at], top_p)
         last[where], tokens[where, at], logprobs[where, at] = token, token, logp
         count[where] = at + 1
         over = (ended[where] == 0) & ((token == eos) | (at + 1 == max_new_tokens))
         ended[where] = torch.where(over, at + 1, ended[where])
 
-    def hand_out():
-        """Give away the answers that have ended, and free their slots."""
-        lengths = ended[:live].cpu()
+    def hand_out(lengths):
+        """Give away the answers that have ended (lengths [live], 0 of those that go on), and free their slots."""
         for slot in [s for s in lengths.nonzero()[:, 0].tolist() if owner[s] is not None]:
             n, (example, sample) = int(lengths[slot]), owner[slot]
             ids = tokens[slot, :n].tolist()
@@ -258,7 +287,7 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
                 on_finish(results[example][sample])
 
     entered = time.perf_counter()
-    with gathered(policy):
+    with gathered(policy), policy.products():  # autocast keeps its copies of the weights until we leave
         timing["gather"] += time.perf_counter() - entered
         if not queue:
             return results
@@ -266,6 +295,7 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
         slots = slots_that_fit(store, capacity, min(slots, len(queue)), int(0.9 * free_memory(device)) if budget is None else budget)
         cache, live = SlotCache(slots, capacity, store), 0
         width = max_new_tokens + check_every  # an answer that has ended goes on until it is looked at: what follows is thrown away
+        run = Replayed(step, slots, capacity) if device.type == "cuda" and not policy.recurrent else step
         uniform, logprobs = (torch.zeros(slots, width, device=device) for _ in range(2))  # [slots, new tokens]
         tokens = torch.zeros(slots, width, dtype=torch.long, device=device)
         count, position, last, ended = torch.zeros(4, slots, dtype=torch.long, device=device)  # of each slot: tokens sampled, its next
@@ -274,7 +304,7 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
         while queue or live:
             while free and queue:
                 start(free)
-                hand_out()
+                hand_out(ended[:live].cpu())
             if free:  # the queue is empty: close the gaps, so that the live slots are the first ones
                 busy = [s for s in range(live) if owner[s] is not None]
                 gaps = [s for s in range(len(busy)) if owner[s] is None]
@@ -288,15 +318,12 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
                 live, free = len(busy), []
                 if not live:
                     break
-            started, where = time.perf_counter(), torch.arange(live, device=device)
+            started, longest = time.perf_counter(), max(stored[:live]) + check_every
             for _ in range(check_every):
-                stored[:live] = [n + 1 for n in stored[:live]]
-                mask = cache.show(live, max(stored[:live]))  # [B, 1, 1, T]
-                logits = policy.decode(last[:live], position[:live], mask, cache)  # [B, V]
-                cache.length[:live] += 1
-                position[:live] += 1
-                advance(where, logits)
+                run(live, longest)
+            stored[:live] = [n + check_every for n in stored[:live]]
+            lengths = ended[:live].cpu()  # waits for a GPU
             timing["slots"] += slots * check_every
             timing["decode"] += time.perf_counter() - started
-            hand_out()
+            hand_out(lengths)
     return results

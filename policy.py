@@ -33,7 +33,10 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}<|im_start|>assistant\n{% endif -%}")
 
 
-# --------------------------------------------------------------------------------------------- attention for the tower
+# --------------------------------------------------------------------------------------------------------- attention
+
+HALVES = (torch.float16, torch.bfloat16)  # what the variable-length kernel takes
+
 
 def attend(query, key, value, scale):
     """Attention without a mask; query, key, value [n, H, T, head size]."""
@@ -43,11 +46,30 @@ def attend(query, key, value, scale):
     return (query @ key.transpose(-1, -2) * scale).softmax(-1) @ value
 
 
-def image_attention(module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, **kwargs):
+def rms_norm(module, hidden):
+    """A decoder's RMSNorm: on a GPU one kernel in place of seven."""
+    if hidden.is_cuda:
+        return F.rms_norm(hidden, hidden.shape[-1:], module.weight.to(hidden.dtype), module.variance_epsilon)
+    return type(module).forward(module, hidden)
+
+
+def in_one_call(query, key, value, starts, longest, scale, causal):
+    """Attention inside each segment by torch's variable-length kernel; query [1, H, T, head size] and all else as below -> [1, T, H, head size].
+
+    The longest segment comes as a number: asking the GPU for it would stop the queue of kernels in every layer.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+    q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # [T, H, head size]
+    return varlen_attn(q, k, v, starts, starts, longest, longest, scale=scale, window_size=(-1, 0) if causal else (-1, -1), enable_gqa=q.shape[1] != k.shape[1])[None]
+
+
+def image_attention(module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, max_length_q=None, **kwargs):
     """Attention inside each image of a flattened batch; query, key, value [1, H, sum of patches, head size].
 
     transformers calls its SDPA once per image; images of one size (the usual batch of the tiny model) go in one call.
     """
+    if query.is_cuda and value.dtype in HALVES:
+        return in_one_call(query, key, value, cu_seq_lens_q, max_length_q, scaling, False), None
     sizes = (cu_seq_lens_q[1:] - cu_seq_lens_q[:-1]).tolist()
     if len(set(sizes)) == 1:
         n, (_, heads, _, head) = len(sizes), query.shape
@@ -67,20 +89,31 @@ def embed_patches(module, pixels):
     return F.linear(pixels.to(module.proj.weight.dtype), module.proj.weight.flatten(1), module.proj.bias)
 
 
-def packed_attention(module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, **kwargs):
+def packed_attention(module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, max_length_q=None, **kwargs):
     """Causal attention inside each segment of a packed row; query [1, H, T, head size], key and value with fewer heads.
 
-    cu_seq_lens_q int32 [segments + 1]: where they begin, and T. No mask exists, and no product of two segments is computed:
+    cu_seq_lens_q int32 [segments + 1]: where they begin, and T; max_length_q: tokens of the longest. No mask exists, and no product of two segments is computed:
     a dense mask costs T^2, 6.8 times as much for four segments of 2,048 tokens on a CPU.
     """
+    if query.is_cuda and value.dtype in HALVES:
+        return in_one_call(query, key, value, cu_seq_lens_q, max_length_q, scaling, True), None
     sizes = cu_seq_lens_q.diff().tolist()
-    if query.is_cuda and value.dtype in (torch.float16, torch.bfloat16):
-        from torch.nn.attention.varlen import varlen_attn
-        q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # [T, H, head size]
-        return varlen_attn(q, k, v, cu_seq_lens_q, cu_seq_lens_q, max(sizes), max(sizes), scale=scaling, window_size=(-1, 0), enable_gqa=True)[None], None
     parts = [x.split(sizes, dim=2) for x in (query, key, value)]
     out = torch.cat([F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True) for q, k, v in zip(*parts)], dim=2)
     return out.transpose(1, 2), None  # [1, T, H, head size]
+
+
+def slot_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
+    """Attention of one new token a row; query [B, H, 1, head size], key and value [B, K, T, head size], attention_mask bool [B, 1, 1, T].
+
+    No key is repeated for the H / K queries that share it: reading the cache is the cost of decoding.
+    """
+    if query.is_cuda:
+        return F.scaled_dot_product_attention(query, key, value, attention_mask, scale=scaling, enable_gqa=True).transpose(1, 2), None
+    # On a CPU they go as one small sequence.
+    B, H, _, head = query.shape
+    out = F.scaled_dot_product_attention(query.reshape(B, key.shape[1], -1, head), key, value, attention_mask, scale=scaling)  # [B, K, H / K, head size]
+    return out.reshape(B, 1, H, head), None
 
 
 # ---------------------------------------------------------------------------------------------------------- the policy
@@ -137,6 +170,8 @@ class Policy(nn.Module):
         self.eos_id, self.pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
         self.context = model.config.text_config.max_position_embeddings
         self.dtype = torch.float32  # of the matrix products; sft.py and virl.py set bfloat16 by flag
+        self.autocast = True  # `shard` turns it off where FSDP2 gathers weights of that type
+        self.score = score_tokens  # `prepare` compiles it by flag
         self.recurrent = "linear_attention" in (getattr(model.config.text_config, "layer_types", None) or ())
         # A sampled <|image_pad|> would break the placeholder count of the next forward: every special token but the
         # end of the answer is banned, in sampling and in training alike, so both use the same distribution.
@@ -199,6 +234,10 @@ class Policy(nn.Module):
         images = [self.image_processor.get_number_of_image_patches(s.height, s.width) // merge**2 for s in samples]
         return [a + b + n + self.template_tokens + answers for a, b, n in zip(lengths[::2], lengths[1::2], images)]
 
+    def products(self):
+        """Context: matrix products in self.dtype."""
+        return products_in(self.device, self.dtype if self.autocast else torch.float32)
+
     def normalised(self, pixels):
         """uint8 pixel values [patches, C * values] -> float32 of the same shape, just as the image processor would give them."""
         return ((pixels.view(len(pixels), len(self.mean), -1) / 255 - self.mean) / self.std).flatten(1)
@@ -222,7 +261,8 @@ class Policy(nn.Module):
             text = torch.cat([torch.arange(len(ids)) for ids in batch])  # [T]; transformers wants it before the other three
             positions = torch.cat([text[None], torch.cat([e.position_ids for e in examples], 1)])[:, None]  # [4, 1, T]
             starts = [0, *torch.tensor([len(ids) for ids in batch]).cumsum(0).tolist()]
-            attention, segments = "packed", {"cu_seq_lens_q": torch.tensor(starts, dtype=torch.int32, device=self.device)}
+            attention = "packed"
+            segments = {"cu_seq_lens_q": torch.tensor(starts, dtype=torch.int32, device=self.device), "max_length_q": max(len(ids) for ids in batch)}
         else:
             T = max(len(ids) for ids in batch)
             input_ids = torch.full((len(batch), T), self.pad_id)  # [B, T]
@@ -242,7 +282,7 @@ class Policy(nn.Module):
         grid = torch.cat([examples[first[i]].image_grid_thw for i in order]).to(self.device)  # [images, 3]
         slot = [order.index(i) for i in images]
         self.model.model.language_model.config._attn_implementation = attention
-        with products_in(self.device, self.dtype):
+        with self.products():
             vision = self.model.model.get_image_features(self.normalised(pixels), grid, return_dict=True)
             if slot != list(range(len(slot))):
                 vision.pooler_output = [vision.pooler_output[s] for s in slot]
@@ -259,21 +299,32 @@ class Policy(nn.Module):
         keep = torch.cat([torch.arange(e.prompt_length, len(e.input_ids)) + start for start, e in zip(starts, examples)])  # [N]
         before = torch.cat([e.before() + start for start, e in zip(starts, examples)])  # [N]
         targets = input_ids.flatten()[keep].to(self.device)  # [N]
-        return token_logprobs(hidden.flatten(0, 1)[before.to(self.device)], self.model.lm_head, targets, self.banned, self.dtype, chunk)
+        return token_logprobs(hidden.flatten(0, 1)[before.to(self.device)], self.model.lm_head, targets, self.banned,
+                              self.dtype if self.autocast else torch.float32, chunk, self.score)
 
     def decode(self, token_ids, positions, mask, cache):
         """One decoding step: token_ids [B], positions [B] (text position of each), mask bool [B, 1, 1, T] -> logits [B, V]."""
-        self.model.model.language_model.config._attn_implementation = "sdpa"
-        with products_in(self.device, self.dtype):
+        config = self.model.model.language_model.config
+        config._attn_implementation = "slots"
+        with self.products():
             embeds = self.model.get_input_embeddings()(token_ids)[:, None]  # [B, 1, D]
+            if mask.is_cuda:  # once, in place of once a layer
+                mask = torch.zeros(mask.shape, dtype=self.dtype, device=self.device).masked_fill(~mask, float("-inf"))
             hidden = self.model.model.language_model(
                 inputs_embeds=embeds, position_ids=positions[None, :, None].expand(3, -1, -1),
                 attention_mask={"full_attention": mask, "linear_attention": None} if self.recurrent else mask,
                 past_key_values=cache, use_cache=True).last_hidden_state[:, 0]  # [B, D]
+            config._attn_implementation = "sdpa"  # what follows may be the stock model's own forward
             return self.model.lm_head(hidden)
 
 
-def token_logprobs(hidden, head, targets, banned, dtype=torch.float32, chunk=2048):
+def score_tokens(logits, targets, banned):
+    """Logprob and entropy of targets [n] under softmax(logits [n, V]) without the banned tokens, fp32; logits are overwritten."""
+    logp = logits.masked_fill_(banned, float("-inf")).log_softmax(-1, dtype=torch.float32)  # [n, V]
+    return logp.gather(1, targets[:, None])[:, 0], torch.special.entr(logp.detach().exp()).sum(-1)
+
+
+def token_logprobs(hidden, head, targets, banned, dtype=torch.float32, chunk=2048, score=score_tokens):
     """Logprob and entropy of each target under softmax(head(hidden)) with banned tokens at -inf.
 
     hidden [N, D], targets [N], banned bool [V] -> logprobs [N], entropy [N] (no gradient), fp32. Works through
@@ -282,9 +333,7 @@ def token_logprobs(hidden, head, targets, banned, dtype=torch.float32, chunk=204
     def one(h, y):
         with products_in(h.device, dtype):
             logits = head(h)  # [n, V]
-        logp = logits.float().masked_fill(banned, float("-inf")).log_softmax(-1)  # [n, V]
-        p = logp.detach().exp()
-        return logp.gather(1, y[:, None])[:, 0], -(p * logp.detach().masked_fill(banned, 0)).sum(-1)
+        return score(logits, y, banned)
 
     parts = [torch.utils.checkpoint.checkpoint(one, h, y, use_reentrant=False) if torch.is_grad_enabled() and len(targets) > chunk
              else one(h, y) for h, y in zip(hidden.split(chunk), targets.split(chunk))]
@@ -416,6 +465,23 @@ def skeleton(config, name):
     return model
 
 
+def wire(policy):
+    """Give a Policy's model our attentions and patch embedding, in place; returns it."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    # transformers hands the segment lengths only to attentions with "flash" in their name.
+    AttentionInterface.register("vision_flash_per_image", image_attention)
+    AttentionInterface.register("packed", packed_attention)
+    AttentionInterface.register("slots", slot_attention)
+    AttentionMaskInterface.register("packed", lambda *args, **kwargs: None)
+    visual = policy.model.model.visual
+    visual.config._attn_implementation = "vision_flash_per_image"
+    visual.patch_embed.forward = types.MethodType(embed_patches, visual.patch_embed)
+    for module in policy.modules():
+        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):  # Qwen-VL's, which is T5's; Qwen3.5's is another
+            module.forward = types.MethodType(rms_norm, module)
+    return policy
+
+
 def load_policy(path, device="cpu", weights=True):
     """Load a model directory (or hub id) of a family that `skeleton` accepts as a Policy with fp32 weights.
 
@@ -423,7 +489,7 @@ def load_policy(path, device="cpu", weights=True):
 
     Raises SystemExit with one line when it is missing, incomplete or of another class.
     """
-    from transformers import AttentionInterface, AttentionMaskInterface, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
     from transformers.utils import logging
     logging.disable_progress_bar()
     model, missing = skeleton(read_config(path), path), []
@@ -438,14 +504,7 @@ def load_policy(path, device="cpu", weights=True):
     if missing:  # transformers fills them with random numbers
         raise SystemExit(f"error: {path} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}: the files are of "
                          f"another class or incomplete.")
-    # transformers hands the segment lengths only to attentions with "flash" in their name.
-    AttentionInterface.register("vision_flash_per_image", image_attention)
-    AttentionInterface.register("packed", packed_attention)
-    AttentionMaskInterface.register("packed", lambda *args, **kwargs: None)
-    visual = model.model.visual
-    visual.config._attn_implementation = "vision_flash_per_image"
-    visual.patch_embed.forward = types.MethodType(embed_patches, visual.patch_embed)
-    policy = Policy(model, tokenizer, processor)
+    policy = wire(Policy(model, tokenizer, processor))
     return policy.to(device) if weights else policy
 
 
@@ -494,7 +553,8 @@ def build_optimizers(policy, lr, matrix_lr, weight_decay=0.01):
         groups.append({"params": matrices, "weight_decay": weight_decay, "lr": lr})
     groups = [group for group in groups if group["params"]]  # LoRA trains matrices alone; an empty group would not survive a resume
     muon = [torch.optim.Muon(matrices, lr=matrix_lr, weight_decay=weight_decay, ns_steps=NEWTON_SCHULZ)] if matrix_lr else []
-    return ([torch.optim.AdamW(groups, betas=(0.9, 0.95))] if groups else []) + muon
+    fused = policy.device.type == "cuda"
+    return ([torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=fused)] if groups else []) + muon
 
 
 def save_state(out, step, policy, optimizers, extra, keep=2):
@@ -563,13 +623,18 @@ def barrier():
 
 
 def init_distributed():
-    """Join the process group that torchrun describes in the environment, if any; returns the device to use."""
+    """Join the process group that torchrun describes in the environment, if any; returns the device to use.
+
+    A single GPU gets a group of its own, so that its weights are FSDP2's, too: bf16 where autocast would leave half of the arithmetic in fp32.
+    """
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo")
+    elif cuda and not dist.is_initialized():
+        dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
     return device
 
 
@@ -582,8 +647,8 @@ def add_arguments(parser):
     parser.add_argument("--replicas", type=int, default=1, help="copies of the weights, each sharded over processes / replicas (HSDP: the number of nodes)")
 
 
-def prepare(policy, args):
-    """Make a loaded policy ready to train, in place: frozen parts, LoRA, activation checkpointing, sharding."""
+def prepare(policy, args, compile=False):
+    """Make a loaded policy ready to train, in place: frozen parts, LoRA, activation checkpointing, compiled layers, sharding."""
     policy.dtype = getattr(torch, args.dtype)
     if args.freeze_vision:
         policy.model.model.visual.requires_grad_(False)
@@ -591,6 +656,10 @@ def prepare(policy, args):
         add_lora(policy, args.lora)
     if args.recompute:
         policy.model.activation_checkpointing_enable({"use_reentrant": False})
+    if compile:
+        for layer in (*policy.model.model.language_model.layers, *policy.model.model.visual.blocks):
+            layer.compile()
+        policy.score = torch.compile(score_tokens)
     shard(policy, args.replicas)
 
 
@@ -624,6 +693,7 @@ def shard(policy, replicas=1):
         raise SystemExit(f"error: {n} processes cannot hold {replicas} equal replicas.")
     mesh = init_device_mesh(policy.device.type, (replicas, n // replicas), mesh_dim_names=("replicate", "shard"))
     half = policy.dtype if policy.device.type == "cuda" and policy.dtype != torch.float32 else None
+    policy.autocast = half is None
     options = dict(mesh=mesh if replicas > 1 else mesh["shard"], mp_policy=MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32))
     for layer in policy.model.model.language_model.layers:
         fully_shard(layer, **options)

@@ -47,6 +47,7 @@ parser.add_argument("--pack", type=int, default=0, help="tokens of a packed row,
 parser.add_argument("--micro-batch", type=int, default=32, help="without --pack: samples per forward and backward on one process")
 parser.add_argument("--max-length", type=int, default=2048, help="tokens per sample at most; longer ones are set aside and counted")
 parser.add_argument("--load-workers", type=int, default=0, help="processes that read and encode samples ahead (0: in the training process)")
+parser.add_argument("--compile", action="store_true", help="compile each layer (torch.compile): a minute at the start, then fewer and larger kernels; for GPUs")
 parser.add_argument("--lr", type=float, default=3e-3, help="AdamW learning rate")
 parser.add_argument("--matrix-lr", type=float, default=0.015, help="Muon learning rate of the inner matrices (0: AdamW for all)")
 parser.add_argument("--weight-decay", type=float, default=0.01, help="decoupled weight decay of the inner matrices")
@@ -138,7 +139,7 @@ def main():
     policy = P.load_policy(args.model, device)
     if args.pack and policy.recurrent and not importlib.util.find_spec("fla"):
         raise SystemExit("error: --pack with a model that has linear attention needs flash-linear-attention: pip install it, or leave --pack out.")
-    P.prepare(policy, args)
+    P.prepare(policy, args, args.compile)
     policy.train()
     per_token, peak = plan.flops_per_token(policy), plan.peak_flops(device)
     optimizers = P.build_optimizers(policy, args.lr, args.matrix_lr, args.weight_decay)

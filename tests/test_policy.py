@@ -253,3 +253,12 @@ def test_presets_have_the_parameters_they_state(tmp_path, samples):
         n = sum(p.numel() for p in P.skeleton(config, name).parameters())
         n += (P.PRESETS[name]["vocabulary"] - config.text_config.vocab_size) * P.PRESETS[name]["hidden"]  # 48 samples fill no vocabulary
         assert abs(n / 1e6 - float(millions)) < 0.01 * float(millions), (name, n)
+
+
+def test_the_norm_kernel_of_gpus_equals_the_models_own(loaded):
+    """F.rms_norm, which `rms_norm` calls on a GPU, against transformers' RMSNorm, on the CPU: the same function."""
+    norms = [m for m in loaded.modules() if "RMSNorm" in type(m).__name__]
+    assert norms and all(m.forward.__func__ is P.rms_norm for m in norms)
+    for m in norms:
+        x = torch.randn(5, len(m.weight)) * 3
+        torch.testing.assert_close(torch.nn.functional.rms_norm(x, x.shape[-1:], m.weight, m.variance_epsilon), type(m).forward(m, x))

@@ -738,11 +738,10 @@ INSPECT = """((width, height, limit) => {
     const x0 = Math.max(0, r.left + scrollX), y0 = Math.max(0, r.top + scrollY);
     const x1 = Math.min(width, r.right + scrollX), y1 = Math.min(height, r.bottom + scrollY);
     if (x1 <= x0 || y1 <= y0 || style.visibility !== "visible") continue;
-    const owner = parent.closest(owned) || parent, color = rgbOf(style.color).map(c => c * text.length);
-    const b = owners.get(owner), all = b && b.box; owners.set(owner, !b ? {text: [text], box: [x0, y0, x1, y1], color, count: text.length} :
-      {text: [...b.text, text], color: b.color.map((c, i) => c + color[i]), count: b.count + text.length,
-       box: [Math.min(all[0], x0), Math.min(all[1], y0), Math.max(all[2], x1), Math.max(all[3], y1)]}) }
-  const blocks = [...owners.values()].map(({text, box: [x0, y0, x1, y1], color, count}) => ({text: text.join(" "),
+    const owner = parent.closest(owned) || parent, b = owners.get(owner) || {texts: [], box: [x0, y0, x1, y1], color: [0, 0, 0], count: 0};
+    b.texts.push(text), b.count += text.length, rgbOf(style.color).forEach((c, i) => b.color[i] += c * text.length);
+    b.box = [Math.min(b.box[0], x0), Math.min(b.box[1], y0), Math.max(b.box[2], x1), Math.max(b.box[3], y1)], owners.set(owner, b) }
+  const blocks = [...owners.values()].map(({texts, box: [x0, y0, x1, y1], color, count}) => ({text: texts.join(" "),
     box: [x0 / width, y0 / height, (x1 - x0) / width, (y1 - y0) / height], color: color.map(c => c / count)}));
   const trees = new Set(); for (const e of document.querySelectorAll("*")) if (e.children.length)
     trees.add([e, ...e.children].map(x => x.localName).join("_"));

@@ -94,8 +94,9 @@ MAX_SIDE = 8192                         # pixels; a larger image is 'rejected'
 MAX_PIXELS = 32 << 20
 MAX_CODE = 1 << 20                      # bytes of one program
 MAX_TEXTS = 1 << 18                     # bytes of the strings that come back with an image
+MAX_DETAILS = 1 << 20                   # bytes of the details that come back with an image
 HEADER = 4096                           # bytes in front of the pixels in the shared memory
-SHARED = HEADER + 3 * MAX_PIXELS + MAX_TEXTS
+SHARED = HEADER + 3 * MAX_PIXELS + MAX_TEXTS + MAX_DETAILS
 OK, ERROR, REJECTED, FIGURE = 1, 2, 3, 4      # what a confined child leaves in the header; 0: nothing
 
 
@@ -106,6 +107,19 @@ class Render:
     message: str = ""                   # one line, for the user and for the refinement prompt
     seconds: float = 0.0                # of the job itself, without its wait in the queue
     texts: list | None = None           # [(string, (x0, y0, x1, y1) in pixels)], None where the engine cannot tell
+    details: dict | None = None         # what DETAILS describes, for a job with inspect=True; None where there are none (message)
+
+
+# What inspect=True tells of a drawing: its parts as JSON values. traced.py compares them as the benchmarks do.
+DETAILS = {
+    "python": dict(                     # matplotlib figures
+        texts=[str],                    # lines of text drawn, without the labels of x and y ticks
+        types={str: int},               # plotting function -> outermost calls
+        layout=[dict(nrows=int, ncols=int, row_start=int, row_end=int, col_start=int, col_end=int)],     # of each Axes
+        colors=[(str, str)]),           # (plotting function, "#RRGGBB" or the name of a colormap), each once
+    "html": dict(
+        blocks=[dict(text=str, box=(float,) * 4, color=(float,) * 3)],   # x, y, width, height as parts of the page; RGB
+        trees=[str])}                   # parent_child1_child2 of every element with children, each once
 
 
 class Rejected(Exception):
@@ -247,7 +261,7 @@ def drop_capabilities():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Inside the sandbox: the engines. Each returns (pixels uint8 [H, W, 3], texts or None)
+# Inside the sandbox: the engines. Each returns (pixels uint8 [H, W, 3], texts or None), with inspect the details, too
 
 def check_size(width, height):
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS):
@@ -344,19 +358,19 @@ def pdf_pixels(page, dpi):
 
 # Python: save and show are patched, so that the program's pixels are seen without rewriting it
 
-def draw_python(code, size):
+def draw_python(code, size, inspect=False):
     import random
     import types
     random.seed(0)
     np.random.seed(0)
     fresh_generator = np.random.default_rng
     np.random.default_rng = lambda seed=None: fresh_generator(0 if seed is None else seed)
-    saved, shown, molecules = [], [], []      # of (image, texts) or Figure; SMILES strings
+    saved, shown, molecules = [], [], []      # of (image, texts, details) or Figure; SMILES strings
     patch_pillow(saved, shown)
     if "rdkit" in sys.modules or "indigo" in sys.modules:
         patch_molecules(molecules)
     if "matplotlib" in sys.modules:
-        patch_matplotlib(saved, shown)
+        patch_matplotlib(saved, shown, inspect)
     if "plotly" in sys.modules:
         patch_plotly(saved, shown)
     main = sys.modules["__main__"] = types.ModuleType("__main__")
@@ -376,11 +390,11 @@ def draw_python(code, size):
         raise RuntimeError("the program drew nothing: it neither saved nor showed an image")
     if isinstance(saved[-1], Figure):
         raise saved[-1]
-    image, texts = saved[-1]
+    image, texts, details = saved[-1]
     image = on_white(image)
     if molecules and not texts:
         texts = [(smiles, (0, 0, image.shape[1], image.shape[0])) for smiles in dict.fromkeys(molecules[-99:])]
-    return image, texts
+    return image, texts, details
 
 
 def patch_molecules(molecules):
@@ -407,14 +421,15 @@ def patch_molecules(molecules):
             noting(IndigoRenderer, name, lambda m: m.canonicalSmiles())
 
 
-def patch_matplotlib(saved, shown):
+def patch_matplotlib(saved, shown, inspect):
     import matplotlib.figure
     import matplotlib.pyplot as pyplot
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
     from PIL import Image
+    drawn, texts, written = [], [], []
+    look = trace_matplotlib(written) if inspect else lambda figure: None
     plain_savefig, plain_write, plain_text = matplotlib.figure.Figure.savefig, patch_pillow.plain_save, Text.draw
-    drawn, texts = [], []
 
     def draw_text(text, renderer, *args, **options):
         plain_text(text, renderer, *args, **options)
@@ -424,10 +439,10 @@ def patch_matplotlib(saved, shown):
     Text.draw = draw_text
 
     def print_png(canvas, filename, *, pil_kwargs=None, **ignored):
-        texts.clear()                            # what was drawn before only measured the layout
+        texts.clear(), written.clear()           # what was drawn before only measured the layout
         check_size(*canvas.get_width_height())
         FigureCanvasAgg.draw(canvas)
-        drawn.append((np.array(canvas.buffer_rgba()), texts[:]))         # uint8 [H, W, 4]
+        drawn.append((np.array(canvas.buffer_rgba()), texts[:], look(canvas.figure)))    # uint8 [H, W, 4]
         if filename is not None:                 # fast compression: the file is for the program, not for us
             plain_write(Image.fromarray(drawn[-1][0]), filename, format="png", compress_level=1)
     FigureCanvasAgg.print_png = print_png
@@ -446,6 +461,155 @@ def patch_matplotlib(saved, shown):
         shown.append(drawn[-1])
     matplotlib.figure.Figure.show = show
     pyplot.show = lambda *args, **options: [show(pyplot.figure(number)) for number in pyplot.get_fignums()] and None
+
+
+def trace_matplotlib(written):
+    """From here on plotting calls of matplotlib and networkx are noted. -> look(figure): DETAILS of the figure just drawn.
+    written: a list that receives the strings; the caller empties it before a drawing that counts.
+
+    What is noted, of which call and when, is ChartMimic's (github.com/ChartMimic/ChartMimic, chart2code/utils/evaluator).
+    types: the outermost calls of the functions that chart_type_evaluator_prefix.py lists. colors: read when a thing is
+    made and again at the end, of the last thing made in each colour (color_evaluator_prefix.py). layout: the place of
+    each Axes in its grid (layout_evaluator.py). texts: the lines that reach the renderer once the x and y ticks of all
+    Axes are gone (text_evaluator.py); here the ticks stay, their strings are left out. Deviations: calls in which it sees
+    nothing are noted too (the second list), or a heat map by pcolormesh would be judged on nothing; squarify and
+    matplotlib_venn are not; of several figures only the one that was drawn counts.
+    """
+    from matplotlib import cbook, patches
+    from matplotlib.axes import Axes
+    from matplotlib.axes._base import _process_plot_var_args
+    from matplotlib.backends.backend_agg import RendererAgg
+    from matplotlib.colorbar import Colorbar
+    from matplotlib.colors import to_hex
+    from matplotlib.image import NonUniformImage
+    from matplotlib.projections.polar import PolarAxes
+    from matplotlib.text import Text
+    from mpl_toolkits.mplot3d import Axes3D
+    calls, made, speakers, counting, colouring = [], {}, [], [0], [0]      # the last two: depth inside watched functions
+
+    def watch(owner, name, depth, note):
+        plain = getattr(owner, name)
+
+        @functools.wraps(plain)
+        def call(*args, **options):
+            depth[0] += 1
+            try:
+                result = plain(*args, **options)
+            finally:
+                depth[0] -= 1
+            if not depth[0]:
+                with contextlib.suppress(Exception):                       # it must not fail the program
+                    note(result, options, *args)
+            return result
+        setattr(owner, name, call)
+
+    def count(owner, names, call=None, suffix=""):
+        def note(name):
+            def add(result, options, first, *rest):
+                polar = "_polar" if name == "plot" and type(first) is PolarAxes else ""
+                calls.append(((call or name) + suffix + polar, first))
+            return add
+        for name in names.split():
+            watch(owner, name, counting, note(name))
+
+    def colour(owner, names, parts, read, call=None, suffix=""):
+        """parts(result, first argument): what was made; read(part): its colours."""
+        def note(name):
+            def add(result, options, first, *rest):
+                polar = "_polar" if name in ("plot", "scatter") and type(first) is PolarAxes else ""
+                by_map = name in ("scatter", "plot_surface") and options.get("cmap") is not None
+                for part in [result] if by_map else parts(result, first):
+                    reader = colormap if by_map else read
+                    if colours := reader(part):
+                        made[(call or name) + suffix + polar, colours[-1]] = part, reader
+            return add
+        for name in names.split():
+            watch(owner, name, colouring, note(name))
+
+    hexes = lambda colours: [to_hex(c).upper() for c in np.atleast_2d(colours)] if len(colours) else []
+    line = lambda part: [to_hex(part.get_color()).upper()]
+    faces, edges = lambda part: hexes(part.get_facecolor()), lambda part: hexes(part.get_edgecolor())
+    face, colormap = lambda part: faces(part)[:1], lambda part: [part.get_cmap().name]
+    mapped = lambda part: colormap(part) if part.get_array() is not None else faces(part) or edges(part)
+    it, each, itself = lambda result, first: [result], lambda result, first: list(result), lambda result, first: [first]
+    bars = lambda result, first: [b for group in (result[2] if type(result[2]) is cbook.silent_list else [result[2]]) for b in group]
+
+    flat, solid = "pcolormesh hexbin stairs eventplot barbs streamplot tricontour tricontourf", "plot_wireframe plot_trisurf quiver fill_between"
+    count(Axes, "bar barh plot axhline axvline axvspan axhspan hlines vlines errorbar boxplot violinplot violin hist fill_between "
+          "fill_betweenx scatter quiver pie fill imshow pcolor contour contourf broken_barh tripcolor " + flat)
+    count(Axes3D, "scatter plot plot_surface bar3d bar add_collection3d " + solid, suffix="_3d")
+    count(NonUniformImage, "__init__", "image")
+    count(patches.Ellipse, "__init__", "ellipse"), count(patches.Circle, "__init__", "ellipse")
+    for depth in (counting, colouring):
+        watch(Colorbar, "_draw_all", depth, lambda *call: None)            # its pcolormesh is not the program's
+
+    colour(_process_plot_var_args, "_make_line", lambda result, first: [result[0]], line, "plot")
+    colour(Axes, "axhline axvline", it, line)
+    colour(Axes, "_fill_between_x_or_y", it, face, "fill_between")
+    colour(Axes, "scatter", it, face)
+    colour(Axes, "bar", each, lambda part: [to_hex(part._original_facecolor).upper()])
+    colour(Axes, "fill", each, faces)
+    colour(Axes, "axvspan axhspan quiver broken_barh", it, faces)
+    colour(Axes, "hlines vlines", it, edges)
+    colour(Axes, "pie", lambda result, first: result[0], faces)
+    colour(Axes, "boxplot", lambda result, first: [b for b in result["boxes"] if type(b) is patches.PathPatch], faces)
+    colour(Axes, "violinplot", lambda result, first: result["bodies"], face)
+    colour(Axes, "hist", bars, faces)
+    colour(Axes, "imshow pcolor contour contourf tripcolor", it, colormap)
+    colour(Axes, "pcolormesh hexbin barbs tricontour tricontourf", it, mapped)
+    colour(Axes, "stairs", it, edges), colour(Axes, "eventplot", each, edges)
+    colour(PolarAxes, "plot", each, line)
+    colour(Axes3D, "scatter add_collection3d", it, faces, suffix="_3d")
+    colour(Axes3D, "plot", each, line, suffix="_3d")
+    colour(Axes3D, "bar", each, faces, suffix="_3d")
+    colour(Axes3D, "plot_surface bar3d", it, face, suffix="_3d")
+    colour(Axes3D, solid, it, mapped, suffix="_3d")
+    colour(NonUniformImage, "__init__", itself, colormap, "image")
+    exactly = lambda kind: lambda result, first: [first] if type(first) is kind else []
+    for kind in (patches.Ellipse, patches.Circle):
+        colour(kind, "__init__", exactly(kind), faces, "ellipse")
+    if "networkx" in sys.modules:
+        import networkx
+        from networkx.drawing import nx_pylab
+        for part, parts, read in (("nodes", it, faces), ("labels", lambda result, first: result.values(), line), ("edges", it, lambda part: (
+                [hexes(arrow.get_facecolor())[0] for arrow in part] if isinstance(part, list) else edges(part)))):
+            count(nx_pylab, "draw_networkx_" + part)
+            colour(nx_pylab, "draw_networkx_" + part, parts, read)
+            setattr(networkx, "draw_networkx_" + part, getattr(nx_pylab, "draw_networkx_" + part))
+
+    plain_text, plain_string = Text.draw, RendererAgg.draw_text
+
+    def draw_text(text, *args, **options):
+        speakers.append(text)
+        plain_text(text, *args, **options)
+        speakers.pop()
+
+    def draw_string(renderer, gc, x, y, string, *args, **options):
+        written.append((string, speakers[-1] if speakers else None))
+        plain_string(renderer, gc, x, y, string, *args, **options)
+    Text.draw, RendererAgg.draw_text = draw_text, draw_string
+
+    def look(figure):
+        def here(thing):
+            return not hasattr(thing, "get_figure") or thing.get_figure(root=True) in (figure, None)
+        try:
+            silent, grid, colours = set(), [], set()
+            for axes in figure.axes:
+                for axis in (axes.xaxis, axes.yaxis):
+                    silent.update(label for tick in axis.majorTicks for label in (tick.label1, tick.label2))
+                    silent.add(axis.offsetText)
+                if spec := axes.get_subplotspec():
+                    nrows, ncols = spec.get_gridspec().get_geometry()
+                    grid.append(dict(nrows=nrows, ncols=ncols, row_start=spec.rowspan.start, row_end=spec.rowspan.stop - 1,
+                                     col_start=spec.colspan.start, col_end=spec.colspan.stop - 1))
+            for (call, _), (part, read) in made.items():
+                if here(part):
+                    colours.update((call, colour) for colour in read(part))
+            return dict(texts=[string for string, text in written if text not in silent],
+                        types=Counter(call for call, thing in calls if here(thing)), layout=grid, colors=sorted(colours))
+        except Exception as error:               # an artist of the program's own, perhaps: the picture is there all the same
+            return "the figure cannot be inspected: " + describe(error)
+    return look
 
 
 def patch_plotly(saved, shown):
@@ -474,13 +638,13 @@ def patch_pillow(saved, shown):
 
     def save(image, target, *args, **options):
         plain_save(image, target, *args, **options)
-        saved.append((image.copy(), None))
+        saved.append((image.copy(), None, None))
     Image.Image.save = save
-    Image.Image.show = lambda image, *args, **options: shown.append((image.copy(), None))
+    Image.Image.show = lambda image, *args, **options: shown.append((image.copy(), None, None))
 
 
 def read_image_files():
-    """[(image, texts)] of the newest image file in the working folder, [] without one."""
+    """[(image, texts, None)] of the newest image file in the working folder, [] without one."""
     from PIL import Image
     files = [f for f in glob.glob("**/*", recursive=True)
              if f.lower().endswith((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".svg", ".pdf"))]
@@ -490,11 +654,11 @@ def read_image_files():
     # a link or a fifo put in place of the file must neither lead us elsewhere nor make us wait
     with os.fdopen(os.open(newest, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
         if newest.lower().endswith(".svg"):
-            return [draw_svg(file.read(MAX_CODE).decode(), None)]
+            return [(*draw_svg(file.read(MAX_CODE).decode(), None), None)]
         if newest.lower().endswith(".pdf"):
             page, dpi, texts = read_pdf(file.read(64 << 20), None)
-            return [(pdf_pixels(page, dpi), texts)]
-        return [(on_white(Image.open(file, formats=["PNG", "JPEG", "WEBP", "GIF", "BMP"])), None)]
+            return [(pdf_pixels(page, dpi), texts, None)]
+        return [(on_white(Image.open(file, formats=["PNG", "JPEG", "WEBP", "GIF", "BMP"])), None, None)]
 
 
 # LaTeX: what surrounds a bare snippet
@@ -558,6 +722,30 @@ READ_TEXTS = """(() => { const out = [], range = document.createRange();
     if (r.width && r.height && getComputedStyle(n.parentElement).visibility === 'visible')
       out.push([s, [r.left + scrollX, r.top + scrollY, r.right + scrollX, r.bottom + scrollY]]) }
   return JSON.stringify(out) })()"""
+
+# Text blocks as Design2Code finds them: the text of an element is that of its nearest ancestor that Design2Code colours
+# (ocr_free_utils.py), else its own. White space is collapsed, what lies outside the picture is cut. Colours over white.
+INSPECT = """((width, height, limit) => {
+  const owned = "p,h1,h2,h3,h4,h5,h6,div,span,a,b,li,table,td,th,button,footer,header,figcaption", owners = new Map();
+  const pen = Object.assign(document.createElement("canvas"), {width: 1, height: 1}).getContext("2d", {willReadFrequently: true});
+  const rgb = new Map(), rgbOf = css => { if (!rgb.has(css)) {
+    pen.fillStyle = "#fff"; pen.fillRect(0, 0, 1, 1); pen.fillStyle = css; pen.fillRect(0, 0, 1, 1);
+    rgb.set(css, [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3)) } return rgb.get(css) };
+  const range = document.createRange(), walk = document.createTreeWalker(document.body || document, NodeFilter.SHOW_TEXT);
+  for (let n; n = walk.nextNode();) {
+    const text = n.data.replace(/\\s+/g, " ").trim(), parent = n.parentElement; if (!text || !parent) continue;
+    range.selectNodeContents(n); const r = range.getBoundingClientRect(), style = getComputedStyle(parent);
+    const x0 = Math.max(0, r.left + scrollX), y0 = Math.max(0, r.top + scrollY);
+    const x1 = Math.min(width, r.right + scrollX), y1 = Math.min(height, r.bottom + scrollY);
+    if (x1 <= x0 || y1 <= y0 || style.visibility !== "visible") continue;
+    const owner = parent.closest(owned) || parent, b = owners.get(owner) || {texts: [], box: [x0, y0, x1, y1], color: [0, 0, 0], count: 0};
+    b.texts.push(text), b.count += text.length, rgbOf(style.color).forEach((c, i) => b.color[i] += c * text.length);
+    b.box = [Math.min(b.box[0], x0), Math.min(b.box[1], y0), Math.max(b.box[2], x1), Math.max(b.box[3], y1)], owners.set(owner, b) }
+  const blocks = [...owners.values()].map(({texts, box: [x0, y0, x1, y1], color, count}) => ({text: texts.join(" "),
+    box: [x0 / width, y0 / height, (x1 - x0) / width, (y1 - y0) / height], color: color.map(c => c / count)}));
+  const trees = new Set(); for (const e of document.querySelectorAll("*")) if (e.children.length)
+    trees.add([e, ...e.children].map(x => x.localName).join("_"));
+  const found = JSON.stringify({blocks, trees: [...trees]}); return found.length > limit ? found.length : found })"""
 
 
 class Browser:
@@ -662,7 +850,7 @@ class Browser:
         del self.buffer[:end + 1]
         return message
 
-    def draw(self, code, size, scale=1):
+    def draw(self, code, size, scale=1, inspect=False):
         width, height = size or (1280, 720)
         check_size(width * scale, height * scale)
         if self.viewport != (width, height, scale):
@@ -683,7 +871,17 @@ class Browser:
         page = self.call("Page.getLayoutMetrics")["cssContentSize"]["height"]
         length = min(max(int(page), height), MAX_SIDE, MAX_PIXELS // width)
         pixels = self.photograph(width, length, beyond=length > min(height, 720) or scale != 1)
-        return pixels, json.loads(self.call("Runtime.evaluate", expression=READ_TEXTS)["result"].get("value", "null"))
+        texts = json.loads(self.call("Runtime.evaluate", expression=READ_TEXTS)["result"].get("value", "null"))
+        return (pixels, texts, self.inspect(width, length)) if inspect else (pixels, texts)
+
+    def inspect(self, width, height):
+        """-> DETAILS of the page, or one line: why there are none. The page's scripts have no hand in this world's functions."""
+        world = self.call("Page.createIsolatedWorld", frameId=self.frame)["executionContextId"]
+        result = self.call("Runtime.evaluate", contextId=world, expression=f"{INSPECT}({width}, {height}, {MAX_DETAILS})")
+        found = result["result"].get("value")
+        if isinstance(found, str):
+            return json.loads(found)
+        return oversized(found) if found else "the page cannot be inspected"
 
     def photograph(self, width, height, beyond):
         from PIL import Image
@@ -830,6 +1028,7 @@ class Server:
             code = jobs.read(job["bytes"]).decode()
             start = time.monotonic()
             run = getattr(self, "run_" + self.family, self.run_python)
+            self.inspect = dict(inspect=True) if job["inspect"] else {}
             answer = run(job["language"], code, job["size"] and tuple(job["size"]), start + job["timeout"])
             reply = json.dumps(dict(answer=answer, seconds=time.monotonic() - start))
             self.control.sendall(reply.encode() + b"\n")
@@ -840,7 +1039,7 @@ class Server:
     # how a program is run: each returns None when the shared memory holds the outcome, else what went wrong
 
     def run_python(self, language, code, size, deadline):
-        draw = draw_smiles if language == "smiles" else draw_python
+        draw = draw_smiles if language == "smiles" else functools.partial(draw_python, **self.inspect)
         return self.run_child(lambda: self.deliver(draw, code, size), deadline)
 
     def run_svg(self, language, code, size, deadline):
@@ -873,7 +1072,8 @@ class Server:
     def run_html(self, language, code, size, deadline):
         self.browser.deadline = deadline
         try:
-            self.deliver(self.browser.draw_figure if language == "plotly" else self.browser.draw, code, size)
+            draw = functools.partial(self.browser.draw, **self.inspect)
+            self.deliver(self.browser.draw_figure if language == "plotly" else draw, code, size)
         except TimeoutError:
             self.browser.lost = True
             return "timeout"
@@ -1032,22 +1232,27 @@ class Server:
                 return False
         return True
 
-    # the shared memory: status, height, width, bytes of texts; from HEADER the pixels (or the message), then the texts
+    # the shared memory: status, height, width, bytes of pixels, texts, details; from HEADER the pixels (or the message),
+    # then the texts, then the details
 
-    def write(self, status, payload, height=0, width=0, texts=b""):
-        self.memory[HEADER:HEADER + len(payload)] = payload
-        self.memory[HEADER + len(payload):HEADER + len(payload) + len(texts)] = texts
-        self.memory[:20] = struct.pack("5I", status, height, width, len(payload), len(texts))
+    def write(self, status, payload, height=0, width=0, texts=b"", details=b""):
+        start = HEADER
+        for part in (payload, texts, details):
+            self.memory[start:start + len(part)] = part
+            start += len(part)
+        self.memory[:24] = struct.pack("6I", status, height, width, len(payload), len(texts), len(details))
 
     def deliver(self, draw, *args):
         """Draw; leave the pixels or a one-line message in the shared memory."""
         try:
-            image, texts = draw(*args)                                    # uint8 [H, W, 3]
+            image, texts, *details = draw(*args)                          # uint8 [H, W, 3]
             image = np.ascontiguousarray(image, dtype=np.uint8)
             height, width, _ = image.shape
             check_size(width, height)
             texts = json.dumps(texts).encode()
-            self.write(OK, memoryview(image).cast("B"), height, width, texts if len(texts) <= MAX_TEXTS else b"null")
+            details = json.dumps(details[0]).encode() if details else b""
+            self.write(OK, memoryview(image).cast("B"), height, width, texts if len(texts) <= MAX_TEXTS else b"null",
+                       details if len(details) <= MAX_DETAILS else json.dumps(oversized(len(details))).encode())
         except Rejected as reason:
             self.write(REJECTED, str(reason).encode())
         except Figure as figure:
@@ -1056,6 +1261,10 @@ class Server:
             raise
         except BaseException as error:
             self.write(ERROR, describe(error).encode(errors="replace"))
+
+
+def oversized(length):
+    return f"details of {length} bytes: at most {MAX_DETAILS} are taken"
 
 
 def describe(error):
@@ -1202,33 +1411,37 @@ class Sandbox:
             last = os.pread(self.errors, 1 << 16, 0).decode(errors="replace").strip().splitlines()[-1:]
             raise ConnectionError(f"the {self.family} server ended: {' '.join(last)[:300]}")
 
-    def run(self, language, code, size, timeout):
-        """-> (problem or None, seconds, status, payload, texts). Raises OSError where the server is lost."""
-        job = dict(language=language, size=size, timeout=timeout, bytes=len(code))
+    def run(self, language, code, size, inspect, timeout):
+        """-> (problem or None, seconds, status, payload, what else Render holds). Raises OSError where the server is lost."""
+        job = dict(language=language, size=size, inspect=inspect, timeout=timeout, bytes=len(code))
         self.control.settimeout(timeout + 0.5)
         self.control.sendall(json.dumps(job).encode() + b"\n" + code)
         line = self.replies.readline()
         if not line:
             raise ConnectionError(f"the {self.family} server was lost")
         reply = json.loads(line)
-        status, height, width, length, texts_length = struct.unpack("5I", os.pread(self.pixels, 20, 0))
-        texts = None
+        status, height, width, length, texts_length, details_length = struct.unpack("6I", os.pread(self.pixels, 24, 0))
+        found = {}
         # reads, no mapping: nothing that a child does to the memory can hurt this process
         if status == OK and height <= MAX_SIDE and width <= MAX_SIDE and height * width <= MAX_PIXELS:
             payload = np.empty((height, width, 3), np.uint8)              # uint8 [H, W, 3]
             if os.preadv(self.pixels, [payload], HEADER) != payload.nbytes:
                 raise ConnectionError("short shared memory")
-            texts = parse_texts(os.pread(self.pixels, min(texts_length, MAX_TEXTS), HEADER + payload.nbytes))
+            texts_length, details_length = min(texts_length, MAX_TEXTS), min(details_length, MAX_DETAILS)
+            found["texts"] = parse_texts(os.pread(self.pixels, texts_length, HEADER + payload.nbytes))
+            if inspect and language in DETAILS:
+                found["details"], found["message"] = parse_details(
+                    os.pread(self.pixels, details_length, HEADER + payload.nbytes + texts_length), DETAILS[language])
         elif status == OK:                                                # deliver() lets no such image through
             status, payload = REJECTED, b"the program forged the size of its image"
         else:
             payload = os.pread(self.pixels, min(length, 16 << 20), HEADER)
         if self.family == "html":                                         # a page has no way to this memory
-            os.pwrite(self.pixels, bytes(20), 0)
+            os.pwrite(self.pixels, bytes(24), 0)
         else:                                                             # the next program must not find these pixels
             os.ftruncate(self.pixels, 0)
             os.ftruncate(self.pixels, SHARED)
-        return reply["answer"], reply["seconds"], status, payload, texts
+        return reply["answer"], reply["seconds"], status, payload, found
 
     def kill(self):
         try:
@@ -1259,6 +1472,30 @@ def parse_texts(data):
         return [(str(string), tuple(float(v) for v in box)) for string, box in json.loads(data) if len(box) == 4]
     except (ValueError, TypeError, RecursionError):
         return None
+
+
+def parse_details(data, shape):
+    """-> (details, "") or (None, one line: why there are none). As with the texts the JSON may be anything."""
+    def fits(value, shape):
+        match shape:
+            case dict() if str in shape:
+                return isinstance(value, dict) and all(fits(v, shape[str]) for v in value.values())
+            case dict():
+                return isinstance(value, dict) and value.keys() == shape.keys() and all(fits(value[k], shape[k]) for k in shape)
+            case list():
+                return isinstance(value, list) and all(fits(v, shape[0]) for v in value)
+            case tuple():
+                return isinstance(value, list) and len(value) == len(shape) and all(map(fits, value, shape))
+        return isinstance(value, str) if shape is str else type(value) in (int, shape) and 0 <= value <= 1e6
+    try:
+        details = json.loads(data)
+    except (ValueError, RecursionError):
+        details = data and ["not JSON"]
+    if isinstance(details, dict) and fits(details, shape):
+        return details, ""
+    if isinstance(details, str):
+        return None, " ".join(details.split())[:300]
+    return None, "the details are malformed" if details else "nothing to inspect: not drawn by matplotlib"
 
 
 class Renderer:
@@ -1295,9 +1532,12 @@ class Renderer:
     def __exit__(self, *_):
         self.close()
 
-    def submit(self, language, code, size=None):
-        """-> Future[Render]. size: (width, height) of the target in pixels. Waits while 8192 jobs are queued.
-        Raises ValueError on an unknown language, RuntimeError when closed or where it would run unconfined."""
+    def submit(self, language, code, size=None, inspect=False):
+        """-> Future[Render]. size: (width, height) of the target in pixels. inspect: tell what was drawn, too
+        (Render.details, html and matplotlib only); the picture is the same. Details are data, checked for their form;
+        that they are true is not: a hostile python program can say of its own drawing what it likes, a page (whose
+        scripts are kept out of it) only what its elements say. Waits while 8192 jobs are queued. Raises ValueError on an
+        unknown language, RuntimeError when closed or where it would run unconfined."""
         if language not in LANGUAGES:
             raise ValueError(f"unknown language {language!r}: one of {', '.join(LANGUAGES)}")
         if language in ("python", "latex", "html") and not (safe() or self.unsafe):
@@ -1307,7 +1547,7 @@ class Renderer:
             self._start()                                                 # threads do not survive a fork
         if self.closed:
             raise RuntimeError("this Renderer is closed")
-        key, future = (language, code, size and (int(size[0]), int(size[1]))), Future()
+        key, future = (language, code, size and (int(size[0]), int(size[1])), bool(inspect)), Future()
         with self.lock:
             if key in self.known:
                 self.known.move_to_end(key)
@@ -1322,7 +1562,7 @@ class Renderer:
         return future
 
     def render_many(self, jobs):
-        """(language, code, size) each -> list of Render in the same order."""
+        """(language, code, size[, inspect]) each -> list of Render in the same order."""
         return [future.result() for future in [self.submit(*job) for job in jobs]]
 
     def _slot(self, sandboxes):
@@ -1341,29 +1581,30 @@ class Renderer:
         for sandbox in sandboxes.values():
             sandbox.close()
 
-    def _render(self, sandboxes, language, code, size):
+    def _render(self, sandboxes, language, code, size, inspect):
         code = code.encode(errors="replace")
         if len(code) > MAX_CODE:
             return Render(None, "rejected", f"a program of {len(code)} bytes: at most {MAX_CODE} are taken")
         family = family_of(language, code.decode())
-        problem, seconds, status, payload, texts = self._attempt(sandboxes, family, language, code, size, self.timeout)
+        problem, seconds, status, payload, found = self._attempt(sandboxes, family, language, code, size, inspect, self.timeout)
         if not problem and status == FIGURE:
             before = seconds
-            problem, seconds, status, payload, texts = self._attempt(
-                sandboxes, "html", "plotly", payload, None, max(0.1, self.timeout - before))
+            problem, seconds, status, payload, found = self._attempt(
+                sandboxes, "html", "plotly", payload, None, False, max(0.1, self.timeout - before))
             seconds += before
+            found |= dict(message="nothing to inspect: not drawn by matplotlib") if inspect else {}
         if problem == "timeout":
             return Render(None, "timeout", f"no image within {self.timeout:g} s", seconds)
         if problem == "infra":
             return Render(None, "infra", payload, seconds)
         if status == OK and not problem:
-            return Render(payload, "ok", "", seconds, texts)
+            return Render(payload, "ok", seconds=seconds, **found)
         if status in (ERROR, REJECTED):
             message = payload.decode(errors="replace").replace("\n", " ")[:1000]
             return Render(None, "rejected" if status == REJECTED else "error", message, seconds)
         return Render(None, "error", f"the program ended before its image ({problem or 'exit 0'})", seconds)
 
-    def _attempt(self, sandboxes, family, language, code, size, timeout):
+    def _attempt(self, sandboxes, family, language, code, size, inspect, timeout):
         """Sandbox.run with one retry in a fresh sandbox when the server, not the program, was lost."""
         for _ in range(2):
             try:
@@ -1377,17 +1618,17 @@ class Renderer:
                     sandboxes[family].ready(60)
                 start = time.monotonic()
                 try:
-                    return sandboxes[family].run(language, code, size, timeout)
+                    return sandboxes[family].run(language, code, size, inspect, timeout)
                 except TimeoutError:
                     sandboxes.pop(family).close()
-                    return "timeout", time.monotonic() - start, 0, b"", None
+                    return "timeout", time.monotonic() - start, 0, b"", {}
             except (OSError, ValueError) as error:
                 if family in sandboxes:
                     sandboxes.pop(family).close()
                 problem = describe(error)
                 if self.closed:
                     break
-        return "infra", 0.0, 0, problem, None
+        return "infra", 0.0, 0, problem, {}
 
     def close(self):
         """Drop what is queued, stop what runs, end every process."""

@@ -48,7 +48,7 @@ def read_files(root, wanted):
         with tarfile.open(root) as archive:
             return {m.name: archive.extractfile(m).read() for m in archive if m.isfile() and visible(m.name)}
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as e:
-        raise SystemExit(f"error: {root} is no readable archive ({str(e).splitlines()[0].strip(":")}). Is its download complete?") from None
+        raise SystemExit(f"error: {root} is no readable archive ({str(e).splitlines()[0].strip(':')}). Is its download complete?") from None
 
 
 def parquet_rows(files, columns):

@@ -44,8 +44,8 @@ def design2code(root):
 
 def unisvg(root):
     root.mkdir(parents=True)
-    rows = [{"type": "ISVGEN", "image_path": f"{n}.png", "q_text": "Create the SVG code for the icon from this image: ", "a_text": f"The code is:\n{SVG.format(n)}."}
-            for n in ("red", "blue", "green")]
+    question = "Create the SVG code for the icon from this image: "
+    rows = [{"type": "ISVGEN", "image_path": f"{n}.png", "q_text": question, "a_text": f"The code is:\n{SVG.format(n)}."} for n in ("red", "blue", "green")]
     rows.append({"type": "CSVGUN_color", "image_path": None, "q_text": "Which colour?", "a_text": "red"})
     (root / "test.json").write_text(json.dumps(rows))
     (root / "png").mkdir()
@@ -141,6 +141,13 @@ def test_broken_files_are_one_line(tmp_path, monkeypatch):
             benchmarks.load(name, tmp_path)
         assert "\n" not in str(e.value)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("offline\nsecond line")))
+    with tarfile.open(tmp_path / "dataset-iclr.tar.gz", "w:gz") as archive:
+        (tmp_path / "noise.py").write_bytes(np.random.default_rng(0).bytes(50_000))
+        archive.add(tmp_path / "noise.py", "direct_600/a.py")
+    whole = (tmp_path / "dataset-iclr.tar.gz").read_bytes()
+    (tmp_path / "dataset-iclr.tar.gz").write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(SystemExit, match="is no readable archive .*download complete"):
+        benchmarks.load("chartmimic", tmp_path)
     with pytest.raises(SystemExit, match=r"cannot fetch lili24/UniSVG \(OSError: offline\).*test.json, png.zip") as e:
         benchmarks.load("unisvg", "lili24/UniSVG")
     assert "\n" not in str(e.value)

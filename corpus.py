@@ -65,14 +65,14 @@ def inputs_of(paths):
     return found
 
 
-def download(name):
-    """hf://datasets/ORG/NAME or hf://ORG/NAME -> local folder with its parquet files."""
+def download(name, files="*.parquet"):
+    """hf://datasets/ORG/NAME or ORG/NAME -> local folder with those of its files that match the pattern(s)."""
     from huggingface_hub import snapshot_download
     try:
-        return snapshot_download(name.removeprefix("hf://").removeprefix("datasets/"), repo_type="dataset", allow_patterns="*.parquet")
+        return snapshot_download(name.removeprefix("hf://").removeprefix("datasets/"), repo_type="dataset", allow_patterns=files)
     except Exception as error:  # huggingface_hub raises many classes; offline, unknown and forbidden are the usual ones
         raise SystemExit(f"error: cannot fetch {name} ({type(error).__name__}: {str(error).splitlines()[0]}). "
-                         f"Download its parquet files elsewhere and give their folder.") from None
+                         f"Download its files elsewhere ({files if isinstance(files, str) else ', '.join(files)}) and give their folder.") from None
 
 
 def raw_rows(path):

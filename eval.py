@@ -8,6 +8,7 @@ anyone's predictions.
     python eval.py --predictions FILE --data out/data/test --out OUT              # score only
     python eval.py --compare out/eval/sft out/eval/control out/eval/virl --out out
     python eval.py --model out/virl --image shot.png --language html              # one image
+    python eval.py --model out/virl --benchmark chartmimic --data DIR --out OUT   # a public benchmark (benchmarks.py)
 
 predictions.jsonl holds one object a line: `id` (of the sample), `mode` ("greedy" | "t1" = temperature 1), `k` (number
 of the answer at temperature 1, from 0), `response` (the whole answer, fence included), `finish` ("stop" | "length" |
@@ -23,7 +24,7 @@ are what ViRL trains on; the outside metrics share no code with reward.py, so ga
 teacher. Baselines: a blank canvas, a random other sample of the same language, and for the refine task the defective
 code as given.
 
-Left out here: benchmark loaders, metrics per domain, search at test time.
+Left out here: metrics per domain, search at test time.
 """
 import argparse
 import hashlib
@@ -44,11 +45,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+import benchmarks
 import data
 from metrics import OUTSIDE_PARTS, edit_similarity, letterbox, look, outside_metrics, working_side
 from render import Render, Renderer, available
-from report import (MODES, REWARD_PARTS, SHOWN, difference_table, load_runs, print_table, read_lines, score_table, write_lines, write_report,
-                    write_sheet, write_text)
+from report import (MODES, REWARD_PARTS, SHOWN, difference_table, load_runs, print_table, published_table, read_lines, score_table, write_lines,
+                    write_report, write_sheet, write_text)
 from reward import extract_code, score, start_scorer
 
 GALLERY = 2000  # items whose pictures are kept and shown
@@ -318,10 +320,10 @@ def one_image(args):
 
 # ------------------------------------------------------------------------------------------------------------------- main
 
-def held_out(path, limit):
+def held_out(path, limit, benchmark=None):
     """Usable Samples of `path`, at most `limit` drawn over all of them; says how many are set aside, and why."""
     samples, aside, seen = [], Counter(), set()
-    for s in data.read_samples(path):
+    for s in benchmarks.load(benchmark, path) if benchmark else data.read_samples(path):
         why = "no id" if not s.id else "duplicate id" if s.id in seen else "unknown language" if s.language not in data.LANGUAGES else ""
         try:
             s.width, s.height = data.open_image(s).size
@@ -365,7 +367,7 @@ def score_file(args, samples, file):
               + "".join(f"; {n} {what}" for what, n in aside.items() if n))
     if status["infra"] == len(rows):
         raise SystemExit(f"error: the renderer failed on every prediction ({rows[0]['message']}). `python render.py --doctor` says what is missing.")
-    scores = {"label": args.label or out.name, "model": args.model, "data": args.data, "counts": counts, "status": status, "aside": aside,
+    scores = {"label": args.label or out.name, "model": args.model, "data": args.data, "benchmark": args.benchmark, "counts": counts, "status": status, "aside": aside,
               "confinement": confinement, "seconds": round(time.perf_counter() - started, 1)}
     write_text(out / "scores.json", json.dumps(scores))
     runs = load_runs([out])
@@ -381,6 +383,10 @@ def report(runs, args):
     write_report(runs, out / "report.html", Path(args.note).read_text(errors="replace") if args.note else "", args.curves)
     print()
     print_table(*score_table(runs, "language", SHOWN[:3]))
+    if published := published_table(runs):
+        print()
+        print_table(*published)
+        print("\n".join(benchmarks.notes(runs[-1]["benchmark"])))
     if len(runs) > 1:
         write_sheet(runs, out / "results.png")
         head, rows = difference_table(runs)
@@ -398,6 +404,7 @@ def main():
     what.add_argument("--predictions", help="predictions.jsonl to score; no model needed")
     what.add_argument("--compare", nargs="+", metavar="OUT", help="scored OUT directories, in the order of the columns")
     parser.add_argument("--data", help="held-out samples: directory of parquet files, or one file")
+    parser.add_argument("--benchmark", choices=benchmarks.BENCHMARKS, help="--data is this public benchmark's folder or hub id (default: where it is published)")
     parser.add_argument("--out", help="directory to write (with --image default: out/image)")
     parser.add_argument("--label", help="the run's name in tables (default: the name of OUT)")
     parser.add_argument("--limit", type=int, default=0, help="items at most, drawn over all of them (0: all)")
@@ -415,6 +422,7 @@ def main():
     parser.add_argument("--image", help="with --model: answer this one image")
     parser.add_argument("--language", choices=data.LANGUAGES, help="with --image: the language to write")
     args = parser.parse_args()
+    args.data = args.data or (benchmarks.BENCHMARKS[args.benchmark].hub if args.benchmark else None)
     if args.image and not (args.model and args.language):
         parser.error("--image needs --model and --language")
     if not args.image and not (args.out and (args.compare or args.data)):
@@ -436,7 +444,7 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     if args.compare:
         return report(load_runs(args.compare), args)
-    samples = held_out(args.data, args.limit)
+    samples = held_out(args.data, args.limit, args.benchmark)
     if args.predictions:
         return score_file(args, samples, Path(args.predictions))
     if rank == 0:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+import benchmarks
 from metrics import OUTSIDE_PARTS
 
 REWARD_PARTS = ("reward", "format", "execution", "visual", "coarse", "fine")
@@ -125,7 +126,7 @@ def load_runs(paths):
             raise SystemExit(f"error: {path} is not a scored run (no {', '.join(absent)}). Make one with "
                              f"`python eval.py --predictions FILE --data DIR --out {path}` or with --model.")
         scores = json.loads((path / "scores.json").read_text())
-        runs.append({"dir": path, "label": scores["label"], "counts": scores["counts"], "rows": read_lines(path / "scores.jsonl"),
+        runs.append({"dir": path, "label": scores["label"], "counts": scores["counts"], "benchmark": scores.get("benchmark"), "rows": read_lines(path / "scores.jsonl"),
                      "items": {item["id"]: item for item in read_lines(path / "items.jsonl")}})
     answered = [{row["id"] for row in run["rows"]} for run in runs]
     shared, left_out = set.intersection(*answered), set.union(*answered) - set.intersection(*answered)
@@ -176,6 +177,22 @@ def difference_table(runs):
                 rows.append([first, f"{metric} {name}", *(re.sub(r"\b0\.", ".", c) for c in cells)])
                 first = ""
     return ["difference", "metric", *(g[1] for g in groups)], rows
+
+
+def published_table(runs):
+    """(head, rows of strings) of a benchmark: our means, and below them the published ones; () where the data is no benchmark."""
+    if not (name := runs[-1]["benchmark"]):
+        return ()
+    columns, rows = benchmarks.COLUMNS[name], []
+    for run in runs:
+        for mode in (m for m in MODES if m in run["table"]["all", "all"]):
+            means = run["table"]["all", "all"][mode]
+            ours = [f"{np.mean([means[m][0] for m in metrics]):.3f}" if metrics and all(m in means for m in metrics) else "not computed"
+                    for _, metrics in columns]
+            rows.append(["" if rows else name, f"{run['label']}, {MODES[mode]}", *ours, f"here, {means['n']} items"])
+    rows += [["" if i else "published", model, *("-" if v is None else f"{v / 100:.3f}" for v in values), source]
+             for i, (model, source, *values) in enumerate(benchmarks.PUBLISHED[name])]
+    return ["", "model", *(column for column, _ in columns), "source"], rows
 
 
 def print_table(head, rows):
@@ -288,6 +305,8 @@ def write_report(runs, path, note="", training=()):
                                                "standard error, * beyond two of them, [95 % bootstrap interval].</p>",
         **{f"By {kind}": html_table(*score_table(runs, kind), last["label"]) for kind in ("language", "source", "task")
            if any(g[0] == kind for g in last["table"])},
+        "Beside published numbers": published_table(runs) and html_table(*published_table(runs))
+                                    + "".join(f"<p>{esc(line)}</p>" for line in benchmarks.notes(last["benchmark"])),
         "How to read this": "<p>execution: share of programs that render. visual and reward: what ViRL trains on. outside: a visual metric that "
                             "shares no code with the reward (masked SSIM, edges, palette, coarse layout). Columns without T=1 are greedy.</p><ul>"
                             + "".join(f"<li>{esc(run['label'])}: {esc(run['counts'])}</li>" for run in runs) + "</ul>",

@@ -75,7 +75,7 @@ const painter = new IntersectionObserver(seen => { for (const {target, isInterse
 
 function answer(run, a, [at, message], pictures, target) {
   if (at === null) return [make('div', {className: 'none'}, text('b', a[0]), text('small', message))];
-  const image = picture(pictures[at]), canvas = make('canvas', {width: 160, height: 160, pair: [target, image]});
+  const image = picture(pictures[at]), canvas = make('canvas', {width: 192, height: 192, pair: [target, image]});
   painter.observe(canvas);
   return [make('div', {className: 'pair'}, make('div', {className: 'pic'}, image), make('div', {className: 'pic'}, canvas)), ...bars(a, D.shown.slice(1), run)];
 }
@@ -155,5 +155,6 @@ function turn() {  // to the page of the address
   if (reading) $('gallery').scrollIntoView();
 }
 $('jump').onclick = () => $('gallery').scrollIntoView({behavior: 'smooth'});
+$('cards').style.setProperty('--runs', D.runs.length);
 addEventListener('hashchange', turn);
 turn();

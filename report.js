@@ -24,9 +24,12 @@ const select = options => make('select', {onchange: show}, ...options.map(([valu
 const every = values => select([['', 'all'], ...distinct(values).map(v => [v, v])]);
 const ui = {
   mode: select(Object.entries(D.modes)), run: select(D.runs.map((r, k) => [k, r]).reverse()), metric: select(D.metrics.map((m, k) => [k + 1, m])),
-  order: select([['worst', 'worst first'], ['best', 'best first'], ...(last ? [['gain', 'gained most on the first run'], ['loss', 'lost most to the first run']] : []), ['data', 'as in the data']]),
-  task: every(D.items.map(i => i.task)), source: every(D.items.map(i => i.source)), status: every(D.items.flatMap(i => Object.values(i.runs).flat().flatMap(a => a ? [a[0]] : []))),
-  find: make('input', {type: 'search', placeholder: 'in ids and answers', oninput: async () => { await Promise.all(D.items.map(texts)); show(); }})};
+  order: select([['worst', 'worst first'], ['best', 'best first'],
+    ...(last ? [['gain', 'gained most on the first run'], ['loss', 'lost most to the first run']] : []), ['data', 'as in the data']]),
+  task: every(D.items.map(i => i.task)), source: every(D.items.map(i => i.source)),
+  status: every(D.items.flatMap(i => Object.values(i.runs).flat().flatMap(a => a ? [a[0]] : []))),
+  find: make('input', {type: 'search', placeholder: 'in ids and answers',
+    oninput: async () => { count.textContent = 'reading …'; await Promise.all(D.items.map(texts)); show(); }})};
 const count = make('output', {});
 for (const [name, control] of Object.entries(ui)) {
   control.title = name;
@@ -47,7 +50,8 @@ const bar = (name, v, run) => { const e = make('div', {className: 'bar'}, name, 
 const bars = (a, metrics, run) => metrics.map(m => bar(m, a[1 + D.metrics.indexOf(m)], run));
 
 function pixels(image, side) {  // RGBA of an image fitted without stretching on white
-  const context = make('canvas', {width: side, height: side}).getContext('2d', {willReadFrequently: true}), k = side / Math.max(image.naturalWidth, image.naturalHeight);
+  const context = make('canvas', {width: side, height: side}).getContext('2d', {willReadFrequently: true});
+  const k = side / Math.max(image.naturalWidth, image.naturalHeight);
   context.fillStyle = '#fff'; context.fillRect(0, 0, side, side); context.imageSmoothingEnabled = k < 1;
   const [w, h] = [k * image.naturalWidth, k * image.naturalHeight];
   context.drawImage(image, (side - w) / 2, (side - h) / 2, w, h);
@@ -65,13 +69,16 @@ async function paint(canvas) {
     for (let c = 0; c < 3; c++) {
       d = Math.max(d, Math.abs(a[p + c] - b[p + c])); da = Math.max(da, Math.abs(a[p + c] - ground[c])); db = Math.max(db, Math.abs(b[p + c] - ground[c]));
     }
-    const shadow = 255 - 0.2 * da, colour = da > db + 40 ? [213, 94, 0] : db > da + 40 ? [0, 114, 178] : [204, 121, 167], share = d < 28 ? 0 : Math.min(1, 0.25 + d / 140);
+    const shadow = 255 - 0.2 * da, share = d < 28 ? 0 : Math.min(1, 0.25 + d / 140),
+      colour = da > db + 40 ? [213, 94, 0] : db > da + 40 ? [0, 114, 178] : [204, 121, 167];
     for (let c = 0; c < 3; c++) out.data[p + c] = shadow + share * (colour[c] - shadow);
     out.data[p + 3] = 255;
   }
   canvas.getContext('2d').putImageData(out, 0, 0);
 }
-const painter = new IntersectionObserver(seen => { for (const {target, isIntersecting} of seen) if (isIntersecting) { painter.unobserve(target); paint(target); } }, {rootMargin: '300px'});
+const painter = new IntersectionObserver(seen => {
+  for (const {target, isIntersecting} of seen) if (isIntersecting) { painter.unobserve(target); paint(target); }
+}, {rootMargin: '300px'});
 
 function answer(run, a, [at, message], pictures, target) {
   if (at === null) return [make('div', {className: 'none'}, text('b', a[0]), text('small', message))];
@@ -81,8 +88,13 @@ function answer(run, a, [at, message], pictures, target) {
 }
 function card(item) {
   const {pictures, target, runs} = piece(item), image = picture(pictures[target]), mode = ui.mode.value, run = +ui.run.value;
-  const code = make('details', {async ontoggle() { if (!this.querySelector('.codes')) { const at = make('div', {className: 'codes'}); this.append(at); await texts(item); codes(at, item, mode, run); } }},
-    make('summary', {textContent: 'code and parts'}));
+  const code = make('details', {async ontoggle() {
+    if (this.querySelector('.codes')) return;
+    const at = make('div', {className: 'codes'});
+    this.append(at);
+    await texts(item);
+    codes(at, item, mode, run);
+  }}, make('summary', {textContent: 'code and parts'}));
   return make('article', {className: 'card'}, make('header', {}, text('b', item.id), visible([item.page, item.task, item.source].join(' · '))),
     make('div', {className: 'strip'}, make('div', {}, make('h4', {textContent: 'target'}), make('div', {className: 'pic'}, image)),
       ...answers(item).map((a, k) => make('div', {}, make('h4', {}, swatch(k), visible(D.runs[k])), ...(a ? answer(k, a, runs[mode][k], pictures, image)
@@ -114,13 +126,18 @@ function align(a, b) {
 }
 function compare(reference, response, name) {
   const a = reference.split('\n'), b = response.split('\n');
-  if (!reference || a.length + b.length > 4000) return make('div', {}, ...(reference ? [make('h4', {textContent: 'reference'}), text('pre', reference)] : []), text('h4', name), text('pre', response));
+  if (!reference || a.length + b.length > 4000)  // nothing to compare, or more than is soon compared
+    return make('div', {}, ...(reference ? [text('h4', 'reference'), text('pre', reference)] : []), text('h4', name), text('pre', response));
   const cell = (line, other, side) => text('span', line ?? '', side + (line === null ? ' gap' : line === other ? ' same' : side == 'left' ? ' old' : ' new'));
-  return make('div', {className: 'split', tabIndex: 0}, make('h4', {textContent: 'reference'}), text('h4', name), ...align(a, b).flatMap(([l, r]) => [cell(l, r, 'left'), cell(r, l, 'right')]));
+  return make('div', {className: 'split', tabIndex: 0}, text('h4', 'reference'), text('h4', name),
+    ...align(a, b).flatMap(([l, r]) => [cell(l, r, 'left'), cell(r, l, 'right')]));
 }
 function codes(at, item, mode, run) {
   const shown = item.runs[mode], {prompt, answer, runs} = item.texts, message = piece(item).runs[mode][run]?.[1];
-  const choose = D.runs.map((name, k) => make('button', {ariaPressed: String(k == run), onclick() { codes(at, item, mode, k); at.querySelectorAll('nav button')[k].focus(); }}, swatch(k), visible(name)));
+  const choose = D.runs.map((name, k) => make('button', {ariaPressed: String(k == run), onclick() {
+    codes(at, item, mode, k);
+    at.querySelectorAll('nav button')[k].focus();
+  }}, swatch(k), visible(name)));
   const parts = shown[run] ? bars(shown[run], D.metrics, run) : [];
   parts[D.parts.length - 1]?.classList.add('line');
   at.replaceChildren(
@@ -147,7 +164,8 @@ function show() {
 }
 const tabs = [...document.querySelectorAll('main > nav a')], pages = [...document.querySelectorAll('.page')];
 function turn() {  // to the page of the address
-  const at = Math.max(0, tabs.findIndex(tab => tab.getAttribute('href') == location.hash)), reading = $('gallery').getBoundingClientRect().top < innerHeight / 2;
+  const at = Math.max(0, tabs.findIndex(tab => tab.getAttribute('href') == location.hash));
+  const reading = $('gallery').getBoundingClientRect().top < innerHeight / 2;
   pages.forEach((page, k) => page.hidden = k != at);
   tabs.forEach((tab, k) => k == at ? tab.setAttribute('aria-current', 'page') : tab.removeAttribute('aria-current'));
   pageName = at ? tabs[at].dataset.page : '';

@@ -261,8 +261,9 @@ def bars(runs, metric):
                 if metric in (column := run["table"][group].get(mode, {})):
                     (mean, se), y = column[metric], r * (8 * len(modes) + 3) + 8 * m + 1
                     low, high = (100 * min(1, max(0, mean + d)) for d in ((-se, se) if se == se else (0, 0)))
-                    parts += (f'<g><title>{escape(run["label"])}, {MODES[mode]}: {cell(column, metric)}</title><rect x=0 y={y} width="{100 * max(0, mean):.1f}%" '
-                              f'height=7 class="{colour(runs, r)} m{m}"/><line x1="{low:.1f}%" x2="{high:.1f}%" y1={y + 3.5} y2={y + 3.5} class=error /></g>')
+                    parts += (f'<g><title>{escape(run["label"])}, {MODES[mode]}: {cell(column, metric)}</title>'
+                              f'<rect x=0 y={y} width="{100 * max(0, mean):.1f}%" height=7 class="{colour(runs, r)} m{m}"/>'
+                              f'<line x1="{low:.1f}%" x2="{high:.1f}%" y1={y + 3.5} y2={y + 3.5} class=error /></g>')
         for name in ("blank", "other"):
             if metric != "execution" and metric in (column := table[group].get(name, {})):
                 x = f"{100 * min(1, max(0, column[metric][0])):.1f}%"
@@ -283,10 +284,12 @@ def forest(runs, found):
             for m, (mode, gain) in enumerate((mode, gains["all", "all"]) for label, mode, gains in found if label == other["label"]):
                 mean, se, low, high = gain[metric]
                 sure = "sure" if abs(mean) > 2 * se else ""
-                rows += (f'<span>{metric} <small>{MODES[mode]}</small></span><svg width="100%" height=20><line x1=50% x2=50% y1=0 y2=20 class=grid /><line x1={at(low)} '
-                         f'x2={at(high)} y1=10 y2=10 class="whisker {sure}"/><circle cx={at(mean)} cy=10 r=4.5 class="dot {sure}"/></svg><span class="{sure}">'
+                rows += (f'<span>{metric} <small>{MODES[mode]}</small></span><svg width="100%" height=20><line x1=50% x2=50% y1=0 y2=20 class=grid />'
+                         f'<line x1={at(low)} x2={at(high)} y1=10 y2=10 class="whisker {sure}"/>'
+                         f'<circle cx={at(mean)} cy=10 r=4.5 class="dot {sure}"/></svg><span class="{sure}">'
                          f'{escape(gain_cell(gain, metric).split(" [")[0])}</span>')
-        figures += f'<figure><h4><i class={colour(runs, r)}></i>{escape(runs[-1]["label"])} minus {escape(other["label"])}</h4><div class=forest>{rows}</div></figure>'
+        figures += (f'<figure><h4><i class={colour(runs, r)}></i>{escape(runs[-1]["label"])} minus {escape(other["label"])}</h4>'
+                    f'<div class=forest>{rows}</div></figure>')
     return f"<div class=figures>{figures}</div>"
 
 
@@ -295,12 +298,13 @@ def tiles(runs):
     column, made = runs[-1]["table"]["all", "all"], ""
     for metric in SHOWN:
         numbers = [(mode, column[mode][metric]) for mode in modes_of(runs) if metric in column.get(mode, ())]
-        for mode, (mean, _) in numbers[:1]:
+        for mode, (mean, se) in numbers[:1]:
             gain = paired(runs[-2]["means"].get(mode, {}), runs[-1]["means"][mode], runs[-1]["items"]).get(metric) if len(runs) > 1 else None
             sign = "" if not gain or abs(gain[0]) <= 2 * gain[1] else "up" if gain[0] > 0 else "down"
             made += (f"<div><span>{metric} <small>{MODES[mode]}</small></span><b>{mean:.3f}</b>"
-                     + (f'<small class="delta {sign}">{gain[0]:+.3f} ± {gain[1]:.3f} on {escape(runs[-2]["label"])}</small>' if gain else "")
-                     + "".join(f"<small>{MODES[other]} {v:.3f} ± {se:.3f}</small>" for other, (v, se) in numbers[1:]) + "</div>")
+                     + (f'<small class="delta {sign}">{gain[0]:+.3f} ± {gain[1]:.3f} against {escape(runs[-2]["label"])}</small>' if gain
+                        else f"<small>± {se:.3f}</small>" if se == se else "")
+                     + "".join(f"<small>{MODES[other]} {v:.3f}{f' ± {e:.3f}' if e == e else ''}</small>" for other, (v, e) in numbers[1:]) + "</div>")
     return f"<div class=tiles>{made}</div>"
 
 
@@ -379,9 +383,9 @@ def page(runs):
     folded = lambda title, content: f"<details><summary>{title}</summary>{content}</details>"
     legend = "".join(f"<span><i class={colour(runs, r)}></i>{escape(run['label'])}</span>" for r, run in enumerate(runs))
     legend += "".join(f"<span><i class='ink m{m}'></i>{MODES[mode]}</span>" for m, mode in enumerate(modes_of(runs)) if len(modes_of(runs)) > 1)
+    legend += "".join(f"<span><b class={name}></b>{BASELINES[name]}</span>" for name in ("blank", "other") if name in last["table"]["all", "all"])
     return {
-        "At a glance": f"{tiles(runs)}<p class=legend>{legend}<span><b></b>blank canvas</span><span><b class=other></b>random other sample</span></p>"
-                       f"<div class='figures four'>{''.join(bars(runs, m) for m in SHOWN)}</div>",
+        "At a glance": f"{tiles(runs)}<p class=legend>{legend}</p><div class='figures four'>{''.join(bars(runs, m) for m in SHOWN)}</div>",
         f"{last['label']} against the others": found and forest(runs, found) + "<p>Paired over the same items: mean ± standard error, * and dark beyond two "
             "of them; the line is the 95 % bootstrap interval.</p>" + folded("Numbers, by source", html_table(*difference_table(runs, found))),
         "Scores": table(kinds[0] if kinds else "all") + "".join(folded(f"By {kind}", table(kind)) for kind in kinds[1:])}
@@ -396,17 +400,20 @@ def write_report(runs, path, note="", training=()):
     if sum(kind == PAGES for kind, _ in groups) > 1:
         pages |= {name: page([only(run, ids) for run in runs]) for (kind, name), ids in groups.items() if kind == PAGES}
     section = lambda title, content: f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
-    tabs = "".join(f'<a href="#{quote(name, errors="replace")}" data-page="{html.escape(name)}">{escape(name)} <small>{len(groups[PAGES if i else "all", name])}</small></a>'
+    tabs = "".join(f'<a href="#{quote(name, errors="replace")}" data-page="{html.escape(name)}">{escape(name)} '
+                   f'<small>{len(groups[PAGES if i else "all", name])}</small></a>'
                    for i, name in enumerate(pages))
     notes = "".join(f"<p class=note>{escape(p.strip())}</p>" for p in note.split("\n\n") if p.strip())
     explained = (f"<p>A program that fails counts 0 in every mean. {'; '.join(f'{m}: {what}' for m, what in MEANING.items())} (masked SSIM, edges, palette, "
-                 "coarse layout). Columns without a mode are greedy.</p><ul>" + "".join(f"<li>{escape(run['label'])}: {escape(run['counts'])}</li>" for run in runs) + "</ul>")
+                 "coarse layout). Columns without a mode are greedy.</p><ul>"
+                 + "".join(f"<li>{escape(run['label'])}: {escape(run['counts'])}</li>" for run in runs) + "</ul>")
     allowed = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     write_text(path, f"""<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">
 <meta http-equiv=Content-Security-Policy content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'">
 <title>nanoVinci: evaluation</title><style>{STYLE}</style><main><h1>nanoVinci: from image to code</h1><p class=lead>{n} held-out images, {len(runs)}
-run{"s" * (len(runs) > 1)}, answers: {", ".join(MODES[m] for m in modes_of(runs))}. Means ± standard error over images.</p>{notes and f"<section>{notes}</section>"}
-<nav aria-label=pages>{tabs}<button id=jump>gallery ↓</button></nav>
+run{"s" * (len(runs) > 1)}, answers: {", ".join(MODES[m] for m in modes_of(runs))}. Means ± standard error over images.</p>
+{notes and f"<section>{notes}</section>"}
+<nav aria-label=pages>{tabs * (len(pages) > 1)}<button id=jump>gallery ↓</button></nav>
 {"".join(f"<div class=page{' hidden' * (i > 0)}>{''.join(section(*s) for s in sections.items())}</div>" for i, sections in enumerate(pages.values()))}
 {section("Training", training and f"<div class=figures>{curves(training)}</div>")}{section("How to read this", explained)}
 <section id=gallery><h2>Gallery</h2><p>{f"The first {shown} of {n} items. " if shown < n else ""}The target, then for each run its first answer and the

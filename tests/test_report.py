@@ -22,9 +22,12 @@ def hostile(port):
     """Texts that run a script or fetch from 127.0.0.1:port, were they ever read as HTML, CSS, a URL or JavaScript."""
     url, run = f"http://127.0.0.1:{port}", "window.pwned=1"
     return [f'"><img src={url}/a onerror="{run};alert(1)"><script>{run}</script></script><script src="{url}/b.js"></script><iframe src={url}/c></iframe>'
-            f"<svg onload={run}><!--${{`", f"</script></title></style><style>body{{background:url({url}/d)}}@import '{url}/e';</style><link rel=stylesheet href={url}/f>",
-            f"<a href=\"javascript:{run}\">x</a> javascript:{run} data:text/html,<script>{run}</script>", f"' onfocus={run} autofocus tabindex=1 x='\" style=\"background:url({url}/g)",
-            f"line\u2028{run}\u2029\r\n\u202eright to left\u202c \ud800 lone \udfff surrogates \0 NUL \ufeff\u200b", "\\u003cscript>${alert(1)}`\\", "</pre></span></body></html>" + "x" * 1_000_000,
+            f"<svg onload={run}><!--${{`",
+            f"</script></title></style><style>body{{background:url({url}/d)}}@import '{url}/e';</style><link rel=stylesheet href={url}/f>",
+            f"<a href=\"javascript:{run}\">x</a> javascript:{run} data:text/html,<script>{run}</script>",
+            f"' onfocus={run} autofocus tabindex=1 x='\" style=\"background:url({url}/g)",
+            f"line\u2028{run}\u2029\r\n\u202eright to left\u202c \ud800 lone \udfff surrogates \0 NUL \ufeff\u200b",
+            "\\u003cscript>${alert(1)}`\\", "</pre></span></body></html>" + "x" * 1_000_000,
             f"<meta http-equiv=refresh content='0;url={url}/h'><base href={url}/><form action={url}/i><input autofocus onfocus={run}></form>"]
 
 
@@ -41,7 +44,6 @@ def square(x, y, side=64):
 
 def make_runs(root, labels, n, modes=("greedy", "t1"), text=lambda i: "", answer=lambda run, i: "", languages=("svg", "html")):
     """Scored directories as eval.py leaves them: item i of n has the reward i / n plus .001 a run, of which every third fails."""
-    rng, modes = random.Random(0), list(modes)
     for r, label in enumerate(labels):
         out = root / str(r)
         (out / "renders").mkdir(parents=True)
@@ -49,12 +51,14 @@ def make_runs(root, labels, n, modes=("greedy", "t1"), text=lambda i: "", answer
         for i in range(n):
             square(8, 8).save(out / "renders" / f"{i}-target.png")
             square(8 if i % 2 else 40, 8).save(out / "renders" / f"{i}.png")
-            items.append({"id": f"{i} {text(i)}", "language": languages[i % len(languages)], "task": f"task{i % 2} {text(i + 1)}", "source": f"source{i % 2} {text(i + 2)[:200]}",
+            items.append({"id": f"{i} {text(i)}", "language": languages[i % len(languages)], "task": f"task{i % 2} {text(i + 1)}",
+                          "source": f"source{i % 2} {text(i + 2)[:200]}",
                           "prompt": text(i + 3), "answer": "same\n" + text(i + 4), "target": f"renders/{i}-target.png"})
             for mode in modes:
                 ok = i % 3 > 0
-                rows.append({"id": items[-1]["id"], "mode": mode, "k": 0, **{m: (i / n + r / 1000) * ok for m in report.METRICS}, "execution": float(ok), "status": "ok" if ok else "error",
-                             "message": "" if ok else text(i + 5)[:300], "render": f"renders/{i}.png" if ok else None, "response": "same\n" + answer(r, i), "tokens": rng.randint(1, 9), "finish": "stop"})
+                rows.append({"id": items[-1]["id"], "mode": mode, "k": 0, **{m: (i / n + r / 1000) * ok for m in report.METRICS}, "execution": float(ok),
+                             "status": "ok" if ok else "error", "message": "" if ok else text(i + 5)[:300], "render": f"renders/{i}.png" if ok else None,
+                             "response": "same\n" + answer(r, i), "tokens": 9, "finish": "stop"})
             baselines.append({"id": items[-1]["id"], "mode": "blank", "k": 0, **{m: 0.1 for m in report.METRICS}, "status": "ok", "message": ""})
         report.write_lines(out / "items.jsonl", items)
         report.write_lines(out / "scores.jsonl", rows)
@@ -117,7 +121,8 @@ def ids(page):
 def test_hostile_text_is_shown_and_does_nothing(tmp_path, listener, opened):
     port, seen = listener
     texts = hostile(port)
-    runs = make_runs(tmp_path, [texts[0], texts[3], texts[4]], 8, text=lambda i: texts[i % 8] if i % 8 != 6 else texts[i % 8][-900:], answer=lambda r, i: texts[(i + r) % 8])
+    short = lambda i: texts[i % 8] if i % 8 != 6 else texts[6][-900:]
+    runs = make_runs(tmp_path, [texts[0], texts[3], texts[4]], 8, text=short, answer=lambda r, i: texts[(i + r) % 8])
     training = tmp_path / texts[0].replace("/", "_")[:60]
     training.mkdir()
     (training / "metrics.jsonl").write_text("".join(json.dumps({"seconds": i, "loss": 3 / (i + 1)}) + "\n" for i in range(50)))
@@ -130,7 +135,7 @@ def test_hostile_text_is_shown_and_does_nothing(tmp_path, listener, opened):
             page.select_option(f"select[title={name}]", value)
         assert page.locator(".card").count() == 8
         for n, card in enumerate(page.locator(".card").all()):  # what is written is what is shown, character for character
-            assert card.locator("header b").text_content() == visible(f"{n} {(texts[n % 8])[-900:] if n % 8 == 6 else texts[n % 8]}")
+            assert card.locator("header b").text_content() == visible(f"{n} {short(n)}")
             card.locator("summary").evaluate("e => e.click()")
             card.locator(".codes nav").wait_for(state="attached")
             for r in (2, 0, 1):
@@ -147,8 +152,9 @@ def test_hostile_text_is_shown_and_does_nothing(tmp_path, listener, opened):
             page.evaluate("hash => { location.hash = hash }", fragment)
         page.wait_for_timeout(300)
         assert page.evaluate("window.pwned") is None and len(page.frames) == 1 and page.url.startswith("file:") and errors == [] and dialogs == []
-        assert page.evaluate("[...document.querySelectorAll('iframe, object, embed, link, base, form, style ~ style, script[src], main script, meta[content*=url]')].length") == 0
-        assert page.evaluate("""[...document.querySelectorAll('*')].flatMap(e => [...e.attributes].map(a => [e.localName, a.name, a.value])).filter(([tag, name, value]) =>
+        assert page.locator("iframe, object, embed, link, base, form, style ~ style, script[src], main script, meta[content*=url]").count() == 0
+        assert page.evaluate("""[...document.querySelectorAll('*')].flatMap(e => [...e.attributes].map(a => [e.localName, a.name, a.value])).filter(
+            ([tag, name, value]) =>
             name.startsWith('on') || name == 'src' && !/^data:image\\/(png|webp);base64,/.test(value) || name == 'href' && !(tag == 'a' && value[0] == '#')
             || name == 'style' && !/^--(v|runs): ?[0-9.]+;$/.test(value))""") == []
         assert page.evaluate("document.documentElement.scrollWidth") <= 1400
@@ -169,7 +175,8 @@ def test_the_traps_go_off_where_text_is_not_escaped(tmp_path, listener, opened):
     assert {"/a", "/b.js", "/c"} <= set(seen[before:])
     report.write_report(make_runs(tmp_path, ["A"], 3), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
-    (tmp_path / "forgotten.html").write_text(text.replace("<main>", f"<main>{hostile(port)[0].removesuffix('<!--${`')}<img src=http://127.0.0.1:{port}/z style='background:url(http://127.0.0.1:{port}/y)'>"))
+    url, raw = f"http://127.0.0.1:{port}", hostile(port)[0].removesuffix("<!--${`")
+    (tmp_path / "forgotten.html").write_text(text.replace("<main>", f"<main>{raw}<img src={url}/z style='background:url({url}/y)'>"))
     before = len(seen)
     with opened(tmp_path / "forgotten.html") as (page, _, dialogs):
         page.wait_for_timeout(300)
@@ -227,7 +234,8 @@ def test_script_aligns_lines_and_draws_differences(tmp_path, opened):
             assert sum(x == y for x, y in rows) == common(a, b)
         page.select_option("select[title=order]", "data")
         page.locator("#cards").scroll_into_view_if_needed()
-        colour = lambda card, x, y: page.locator(".card").nth(card).locator("canvas").evaluate("(c, [x, y]) => [...c.getContext('2d').getImageData(x * 3, y * 3, 1, 1).data]", [x, y])
+        colour = lambda card, x, y: page.locator(".card").nth(card).locator("canvas").evaluate(
+            "(c, [x, y]) => [...c.getContext('2d').getImageData(x * 3, y * 3, 1, 1).data]", [x, y])
         while not page.evaluate("[...document.querySelectorAll('canvas')].every(c => c.getContext('2d').getImageData(9, 9, 1, 1).data[3] == 255)"):
             page.wait_for_timeout(20)
         assert colour(1, 16, 16) == [204, 204, 204, 255] and colour(1, 48, 16) == [255, 255, 255, 255]  # item 1 is right
@@ -259,7 +267,8 @@ def test_pieces_of_the_gallery(tmp_path, monkeypatch):
     assert list(scripts) == ["data", "p0", "p1", "p2", "t0"] and text.count("</script") == 5
     index, piece = json.loads(scripts["data"]), json.loads(scripts["p1"])
     assert index["items"][2]["runs"]["t1"][1] == ["ok", *[0.668] * 2, 1.0, *[0.668] * (len(report.METRICS) - 3)]
-    assert piece["pictures"] == [report.thumbnail(tmp_path / "0" / "renders" / "1-target.png")] and piece["runs"]["greedy"] == [[0, ""], [0, ""]]  # all four are equal
+    assert piece["pictures"] == [report.thumbnail(tmp_path / "0" / "renders" / "1-target.png")]  # target and renders are equal
+    assert piece["target"] == 0 and piece["runs"]["greedy"] == [[0, ""], [0, ""]]
     assert json.loads(gzip.decompress(base64.b64decode(scripts["t0"])))[2]["runs"]["t1"] == ["same\n</script>02", "same\n</script>12"]
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8))
     noise.save(tmp_path / "0" / "renders" / "1.png")

@@ -275,17 +275,18 @@ def bars(runs, metric):
 
 
 def forest(runs, found):
-    """Figures of `differences` over all items, one for each other run: mean and 95 % interval per metric and mode, no difference in the middle."""
-    figures, widest = "", max(abs(v) for _, _, gains in found for m in SHOWN for v in gains["all", "all"][m][2:])
-    at = lambda v: f"{50 + 48 * v / (widest or 1):.1f}%"
+    """Figures of `differences` over all items, one for each other run: mean and 95 % interval per metric and mode, beside the line of no difference."""
+    bounds, figures = [0.0, *(v for _, _, gains in found for m in SHOWN for v in gains["all", "all"][m][2:])], ""
+    low, span = min(bounds), max(bounds) - min(bounds) or 1
+    at = lambda v: f"{2 + 96 * (v - low) / span:.1f}%"
     for r, other in enumerate(runs[:-1]):
         rows = ""
         for metric in SHOWN:
-            for m, (mode, gain) in enumerate((mode, gains["all", "all"]) for label, mode, gains in found if label == other["label"]):
-                mean, se, low, high = gain[metric]
+            for mode, gain in ((mode, gains["all", "all"]) for label, mode, gains in found if label == other["label"]):
+                mean, se, *interval = gain[metric]
                 sure = "sure" if abs(mean) > 2 * se else ""
-                rows += (f'<span>{metric} <small>{MODES[mode]}</small></span><svg width="100%" height=20><line x1=50% x2=50% y1=0 y2=20 class=grid />'
-                         f'<line x1={at(low)} x2={at(high)} y1=10 y2=10 class="whisker {sure}"/>'
+                rows += (f'<span>{metric} <small>{MODES[mode]}</small></span><svg width="100%" height=20><line x1={at(0)} x2={at(0)} y1=-2 y2=22 class=zero />'
+                         f'<line x1={at(interval[0])} x2={at(interval[1])} y1=10 y2=10 class="whisker {sure}"/>'
                          f'<circle cx={at(mean)} cy=10 r=4.5 class="dot {sure}"/></svg><span class="{sure}">'
                          f'{escape(gain_cell(gain, metric).split(" [")[0])}</span>')
         figures += (f'<figure><h4><i class={colour(runs, r)}></i>{escape(runs[-1]["label"])} minus {escape(other["label"])}</h4>'

@@ -253,6 +253,7 @@ def test_any_number_of_runs_and_modes_fits_a_phone(n_runs, modes, tmp_path, monk
         with opened(tmp_path / "report.html", width) as (page, errors, _):
             page.locator("summary", has_text="code").first.click()
             assert page.locator(".bars").first.locator("svg").first.locator("rect").count() == n_runs * len(modes)
+            assert page.locator(".forest svg").count() == (n_runs - 1) * len(report.SHOWN) * len(modes)
             assert page.evaluate("document.documentElement.scrollWidth") <= width and errors == []
             assert page.locator("select[title=mode] option").count() == len(modes)
 

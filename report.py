@@ -120,7 +120,7 @@ def paired(a, b, ids, draws=2000):
 
     Returns {metric: (mean, standard error, 2.5 % and 97.5 % quantile of a paired bootstrap of the mean)}.
     """
-    shared = [i for i in ids if i in a and i in b]
+    shared = sorted(i for i in ids if i in a and i in b)  # a set has another order in every process
     if not shared:
         return {}
     weight = np.random.default_rng(0).multinomial(len(shared), [1 / len(shared)] * len(shared), draws) / len(shared)  # [draws, n]

@@ -310,25 +310,27 @@ def tiles(runs):
 
 
 def curves(directories):
-    """Inline SVG of training runs: a small panel per key of metrics.jsonl, running mean over seconds of training."""
-    figures = []
+    """Inline SVG of training runs: a small panel per key of metrics.jsonl, running means over seconds of training, a colour per directory."""
+    found, figures, names = defaultdict(list), "", ""
     for r, directory in enumerate(map(Path, directories)):
         if not (directory / "metrics.jsonl").is_file():
             raise SystemExit(f"error: {directory} has no metrics.jsonl; --curves wants directories of sft.py or virl.py.")
         lines = read_lines(directory / "metrics.jsonl")
+        names += f"<span><i class=c{r % 6}></i>{escape(directory.name)}</span>"
         for key in ("loss", "held_out_loss", "reward", "execution", "visual", "entropy", "length", "kept"):
             xy = np.array([(row["seconds"], row[key]) for row in lines if row.get(key) is not None and "seconds" in row], dtype=float)
-            if len(xy) < 2:
-                continue
-            window = max(1, len(xy) // 40)
-            smooth = np.convolve(np.pad(xy[:, 1], (window - 1, 0), "edge"), np.ones(window) / window, "valid")  # [points]
-            at = np.unique(np.linspace(0, len(xy) - 1, 240).astype(int))
-            x = 4 + 222 * (xy[at, 0] - xy[0, 0]) / max(1e-9, np.ptp(xy[:, 0]))
-            y = 96 - 88 * (smooth[at] - smooth.min()) / max(1e-9, np.ptp(smooth))
-            figures.append(f'<figure class=small><h4>{escape(directory.name)}: {key}</h4><svg viewBox="0 0 230 116"><line x1=4 x2=226 y1=96 '
-                           f'y2=96 class=grid /><polyline points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y))}" class="c{r % 6}"/><text x=4 '
-                           f'y=112>{smooth.min():.3g} to {smooth.max():.3g}</text><text x=226 y=112 text-anchor=end>{xy[-1, 0]:.0f} s</text></svg></figure>')
-    return "".join(figures)
+            if len(xy) > 1:
+                window = max(1, len(xy) // 40)
+                smooth = np.convolve(np.pad(xy[:, 1], (window - 1, 0), "edge"), np.ones(window) / window, "valid")  # [points]
+                at = np.unique(np.linspace(0, len(xy) - 1, 240).astype(int))
+                found[key].append((r, xy[at, 0], smooth[at]))
+    for key, lines in found.items():
+        (start, low), (stop, high) = (edge([(edge(x), edge(y)) for _, x, y in lines], axis=0) for edge in (np.min, np.max))
+        points = lambda x, y: np.stack([4 + 222 * (x - start) / max(1e-9, stop - start), 96 - 88 * (y - low) / max(1e-9, high - low)], 1)
+        drawn = "".join(f'<polyline points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in points(x, y))}" class=c{r % 6} />' for r, x, y in lines)
+        figures += (f'<figure class=small><h4>{key}</h4><svg viewBox="0 0 230 116"><line x1=4 x2=226 y1=96 y2=96 class=grid />{drawn}<text x=4 y=112>'
+                    f'{low:.3g} to {high:.3g}</text><text x=226 y=112 text-anchor=end>{stop:.0f} s</text></svg></figure>')
+    return (f"<p class=legend>{names}</p>" if len(directories) > 1 else "") + figures
 
 
 def thumbnail(path, side=224):

@@ -127,7 +127,7 @@ def test_hostile_text_is_shown_and_does_nothing(tmp_path, listener, opened):
     training.mkdir()
     (training / "metrics.jsonl").write_text("".join(json.dumps({"seconds": i, "loss": 3 / (i + 1)}) + "\n" for i in range(50)))
     file = tmp_path / "report.html"
-    report.write_report(runs, file, "\n\n".join(texts), [training])
+    report.write_report(runs, file, "\n\n".join(texts), [training, training])
     before = len(seen)
     with opened(file) as (page, errors, dialogs):
         page.on("request", lambda r: seen.append(r.url) if not r.url.startswith("data:") else None)

@@ -1,9 +1,12 @@
 """From the files of scored runs to statistics, tables, comparisons and report.html: what `eval.py` writes last.
 
+The page's style and script are report.css and report.js beside this file; they are copied into the page.
+
 Standard errors are over items: the answers to an item are averaged first. Runs are compared over the items that all of them
 answered, with paired bootstrap intervals (Efron & Tibshirani 1993, ch. 16).
 """
 import base64
+import gzip
 import hashlib
 import html
 import io
@@ -11,8 +14,11 @@ import json
 import math
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -25,7 +31,12 @@ METRICS = REWARD_PARTS + OUTSIDE_PARTS
 SHOWN = ("execution", "visual", "reward", "outside")  # the columns of tables and bars
 MODES = {"greedy": "greedy", "t1": "T=1"}
 BASELINES = {"blank": "blank canvas", "other": "random other", "copy": "copy input (refine)"}
+MEANING = {"execution": "share of programs that render", "visual": "likeness to the target, as ViRL trains it", "reward": "what ViRL trains on",
+           "outside": "likeness, sharing no code with the reward"}
+PAGES = "language"  # what the report has a page for each of
 MOST_SOURCES = 12
+PICTURES = 15e6  # bytes that a report's pictures take, about
+STYLE, SCRIPT = (Path(__file__).with_name(f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
 
 
 # ------------------------------------------------------------------------------------------------------------------ files
@@ -110,7 +121,7 @@ def paired(a, b, ids, draws=2000):
 
     Returns {metric: (mean, standard error, 2.5 % and 97.5 % quantile of a paired bootstrap of the mean)}.
     """
-    shared = [i for i in ids if i in a and i in b]
+    shared = sorted(i for i in ids if i in a and i in b)  # a set has another order in every process
     if not shared:
         return {}
     weight = np.random.default_rng(0).multinomial(len(shared), [1 / len(shared)] * len(shared), draws) / len(shared)  # [draws, n]
@@ -143,6 +154,25 @@ def load_runs(paths):
     return runs
 
 
+def modes_of(runs):
+    """The modes in which any of the runs answered, in the order of MODES."""
+    return [mode for mode in MODES if any(mode in run["means"] for run in runs)]
+
+
+def only(run, ids):
+    """The run as if its data were the items `ids`."""
+    items = {i: item for i, item in run["items"].items() if i in ids}
+    return {**run, "items": items, "table": summarise(run["means"], items)}
+
+
+def differences(runs):
+    """The last run minus each other, over all items and per source: [(label of the other, mode, {group: result of `paired`})]."""
+    groups = {g: ids for g, ids in groups_of(runs[0]["items"]).items() if g[0] in ("all", "source")}
+    found = [(other["label"], mode, {g: paired(other["means"].get(mode, {}), runs[-1]["means"].get(mode, {}), ids) for g, ids in groups.items()})
+             for other in runs[:-1] for mode in modes_of(runs)]
+    return [(other, mode, gains) for other, mode, gains in found if gains["all", "all"]]
+
+
 # ----------------------------------------------------------------------------------------------------------------- tables
 
 def cell(column, metric):
@@ -155,28 +185,31 @@ def cell(column, metric):
 
 def score_table(runs, kind, metrics=SHOWN):
     """(head, rows of strings): for all items and per `kind` a line for each run, then for each baseline."""
-    rows, table = [], runs[0]["table"]
+    rows, table, modes = [], runs[0]["table"], modes_of(runs)
     for group in (g for g in table if g[0] in ("all", kind)):
-        lines = [(run["label"], [run["table"][group].get(mode) for mode in MODES]) for run in runs]
-        lines += [(name, [table[group][b], None]) for b, name in BASELINES.items() if b in table[group]]
+        lines = [(run["label"], [run["table"][group].get(mode) for mode in modes]) for run in runs]
+        lines += [(name, [table[group][b], *[None] * (len(modes) - 1)]) for b, name in BASELINES.items() if b in table[group]]
         rows += [[group[1] if i == 0 else "", label, str(max((c["n"] for c in columns if c), default=0)),
                   *(cell(c, m) for m in metrics for c in columns)] for i, (label, columns) in enumerate(lines)]
-    return [kind, "answers of", "items", *(m if mode == "greedy" else f"{m} T=1" for m in metrics for mode in MODES)], rows
+    return [kind, "answers of", "items", *(m if mode == "greedy" else f"{m} {MODES[mode]}" for m in metrics for mode in modes)], rows
 
 
-def difference_table(runs):
-    """(head, rows) of the last run minus each other, over all items and per source; * marks more than two errors."""
-    groups, rows = {g: ids for g, ids in groups_of(runs[0]["items"]).items() if g[0] in ("all", "source")}, []
-    for other in runs[:-1]:
-        first = f"{runs[-1]['label']} - {other['label']}"
-        for mode, name in MODES.items():
-            gains = [paired(other["means"][mode], runs[-1]["means"][mode], ids) for ids in groups.values()]
-            for metric in SHOWN if gains[0] else ():
-                cells = ["-" if not g else "{:+.3f}±{:.3f}{} [{:+.3f}, {:+.3f}]".format(
-                    *g[metric][:2], "*" if abs(g[metric][0]) > 2 * g[metric][1] else " ", *g[metric][2:]) for g in gains]
-                rows.append([first, f"{metric} {name}", *(re.sub(r"\b0\.", ".", c) for c in cells)])
-                first = ""
-    return ["difference", "metric", *(g[1] for g in groups)], rows
+def gain_cell(gain, metric):
+    """"+.062±.011* [+.041, +.083]" of a result of `paired`, * beyond two standard errors."""
+    if metric not in gain:
+        return "-"
+    mean, se, low, high = gain[metric]
+    return re.sub(r"\b0\.", ".", f"{mean:+.3f}±{se:.3f}{'*' if abs(mean) > 2 * se else ' '} [{low:+.3f}, {high:+.3f}]")
+
+
+def difference_table(runs, found=None):
+    """(head, rows) of `differences`: the last run minus each other; * marks more than two errors."""
+    found, rows, before = differences(runs) if found is None else found, [], None
+    for other, mode, gains in found:
+        for metric in SHOWN:
+            first, before = f"{runs[-1]['label']} - {other}" if other != before else "", other
+            rows.append([first, f"{metric} {MODES[mode]}", *(gain_cell(gain, metric) for gain in gains.values())])
+    return ["difference", "metric", *(g[1] for g in groups_of(runs[0]["items"]) if g[0] in ("all", "source"))], rows
 
 
 def published_table(runs):
@@ -185,7 +218,7 @@ def published_table(runs):
         return ()
     columns, rows = benchmarks.COLUMNS[name], []
     for run in runs:
-        for mode in (m for m in MODES if m in run["table"]["all", "all"]):
+        for mode in (m for m in modes_of(runs) if m in run["table"]["all", "all"]):
             means = run["table"]["all", "all"][mode]
             ours = [f"{np.mean([means[m][0] for m in metrics]):.3f}" if metrics and all(m in means for m in metrics) else "not computed"
                     for _, metrics in columns]
@@ -203,123 +236,211 @@ def print_table(head, rows):
         print("  ".join(v.ljust(w) if c < 2 else v.rjust(w) for c, (v, w) in enumerate(zip(row, widths))).rstrip())
 
 
+def escape(text):
+    """Text for HTML; characters that draw nothing, turn the text around or end a line unseen show as their number (as in report.js)."""
+    hidden = lambda c: unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp") and c not in "\n\t"
+    return html.escape("".join("\\u%04x" % ord(c) if hidden(c) else c for c in text))
+
+
 def html_table(head, rows, strong=None):
-    """Escaped table; rows whose second cell is `strong` stand out, a filled first cell begins a group."""
-    body = "".join(f'<tr class="{"group " if row[0] else ""}{"strong" if row[1] == strong else ""}">'
-                   + "".join(f"<td>{html.escape(v)}</td>" for v in row) + "</tr>" for row in rows)
-    return f'<div class=scroll><table><tr>{"".join(f"<th>{html.escape(h)}</th>" for h in head)}</tr>{body}</table></div>'
+    """Escaped table; rows whose second cell is `strong` stand out, baselines stand back.
+
+    A filled first cell begins a group. Where groups have several rows, the first cell becomes a line of its own above them.
+    """
+    grouped, body, soft = any(not row[0] for row in rows), "", BASELINES.values()
+    for row in rows:
+        cells = "".join("<td>" + re.sub(r"±[.0-9]+|\[.*\]", r"<small>\g<0></small>", escape(v)) + "</td>" for v in row[grouped:])
+        if grouped and row[0]:
+            body += f"<tr class=group><th colspan={len(head) - 1}><span>{escape(row[0])}</span></th></tr>"
+        body += f'<tr class="{"strong" if row[1] == strong else "soft" if row[1] in soft else ""}">{cells}</tr>'
+    top = "".join(f"<th>{escape(h)}</th>" for h in head[grouped:])
+    return f'<div class=scroll tabindex=0><table class="{"grouped" if grouped else ""}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 # ----------------------------------------------------------------------------------------------------------------- report
 
+def colour(runs, r):
+    """CSS class of a run's colour: the last run is always blue."""
+    return f"c{(len(runs) - 1 - r) % 6}"
+
+
 def bars(runs, metric):
-    """Inline SVG: per group (all, languages) two bars a run, greedy solid and T=1 light, errors, baselines dashed."""
-    groups = [g for g in runs[0]["table"] if g[0] in ("all", "language")]
-    step, y = 30 * len(runs) + 26, lambda v: 146 - 138 * max(0.0, min(1.0, v))
-    parts = [f'<line x1=26 x2={26 + step * len(groups)} y1={y(v):.1f} y2={y(v):.1f} class=grid /><text x=20 y={y(v) + 4:.1f} '
-             f'text-anchor=end>{v:g}</text>' for v in (0, 0.5, 1)]
-    for i, group in enumerate(groups):
-        left, columns = 34 + i * step, runs[0]["table"][group]
+    """Figure: per group (all, then languages or, within one, sources) a bar for each run and mode with its error, baselines dashed.
+
+    Lengths are in percent of the figure's width, so that it fits every screen and its text keeps its size.
+    """
+    table, modes, rows = runs[0]["table"], modes_of(runs), ""
+    kind = "source" if sum(g[0] == PAGES for g in table) == 1 else PAGES
+    for group in (g for g in table if g[0] == "all" or g[0] == kind and sum(h[0] == kind for h in table) > 1):
+        parts, height = "", len(runs) * (8 * len(modes) + 3)
         for r, run in enumerate(runs):
-            for m, mode in enumerate(MODES):
+            for m, mode in enumerate(modes):
                 if metric in (column := run["table"][group].get(mode, {})):
-                    (mean, se), x = column[metric], left + r * 30 + m * 14
-                    se = se if se == se else 0.0
-                    parts.append(f'<rect x={x} y={y(mean):.1f} width=12 height={y(0) - y(mean):.1f} class="c{r % 6} m{m}"><title>'
-                                 f'{html.escape(run["label"])}, {MODES[mode]}: {cell(column, metric)}</title></rect>'
-                                 f'<line x1={x + 6} x2={x + 6} y1={y(mean - se):.1f} y2={y(mean + se):.1f} class=error />')
+                    (mean, se), y = column[metric], r * (8 * len(modes) + 3) + 8 * m + 1
+                    low, high = (100 * min(1, max(0, mean + d)) for d in ((-se, se) if se == se else (0, 0)))
+                    parts += (f'<g><title>{escape(run["label"])}, {MODES[mode]}: {cell(column, metric)}</title>'
+                              f'<rect x=0 y={y} width="{100 * max(0, mean):.1f}%" height=7 class="{colour(runs, r)} m{m}"/>'
+                              f'<line x1="{low:.1f}%" x2="{high:.1f}%" y1={y + 3.5} y2={y + 3.5} class=error /></g>')
         for name in ("blank", "other"):
-            if metric in columns.get(name, ()) and metric != "execution":
-                v = y(columns[name][metric][0])
-                parts.append(f'<line x1={left - 4} x2={left + step - 20} y1={v:.1f} y2={v:.1f} class="base {name}"><title>'
-                             f'{BASELINES[name]}: {cell(columns[name], metric)}</title></line>')
-        parts.append(f'<text x={left + step / 2 - 14} y=162 text-anchor=middle>{html.escape(group[1])}</text>')
-    return f'<figure><h4>{metric}</h4><svg viewBox="0 0 {30 + step * len(groups)} 168">{"".join(parts)}</svg></figure>'
+            if metric != "execution" and metric in (column := table[group].get(name, {})):
+                x = f"{100 * min(1, max(0, column[metric][0])):.1f}%"
+                parts += f'<g><title>{BASELINES[name]}: {cell(column, metric)}</title><line x1={x} x2={x} y1=-2 y2={height} class="base {name}"/></g>'
+        grid = "".join(f"<line x1={x}% x2={x}% y1=-5 y2={height + 5} class=grid />" for x in (0, 50, 100))
+        rows += f'<span>{escape(group[1])}</span><svg width="100%" height={height}>{grid}{parts}</svg>'
+    return (f"<figure><h4>{metric}</h4><small>{MEANING.get(metric, '')}</small><div class=bars>{rows}<span></span>"
+            f"<div class=ticks><span>0</span><span>.5</span><span>1</span></div></div></figure>")
+
+
+def forest(runs, found):
+    """Figures of `differences` over all items, one for each other run: mean and 95 % interval per metric and mode, beside the line of no difference."""
+    bounds, figures = [0.0, *(v for _, _, gains in found for m in SHOWN for v in gains["all", "all"][m][2:])], ""
+    low, span = min(bounds), max(bounds) - min(bounds) or 1
+    at = lambda v: f"{2 + 96 * (v - low) / span:.1f}%"
+    for r, other in enumerate(runs[:-1]):
+        rows = ""
+        for metric in SHOWN:
+            for mode, gain in ((mode, gains["all", "all"]) for label, mode, gains in found if label == other["label"]):
+                mean, se, *interval = gain[metric]
+                sure = "sure" if abs(mean) > 2 * se else ""
+                rows += (f'<span>{metric} <small>{MODES[mode]}</small></span><svg width="100%" height=20><line x1={at(0)} x2={at(0)} y1=-2 y2=22 class=zero />'
+                         f'<line x1={at(interval[0])} x2={at(interval[1])} y1=10 y2=10 class="whisker {sure}"/>'
+                         f'<circle cx={at(mean)} cy=10 r=4.5 class="dot {sure}"/></svg><span class="{sure}">'
+                         f'{escape(gain_cell(gain, metric).split(" [")[0])}</span>')
+        figures += (f'<figure><h4><i class={colour(runs, r)}></i>{escape(runs[-1]["label"])} minus {escape(other["label"])}</h4>'
+                    f'<div class=forest>{rows}</div></figure>')
+    return f"<div class=figures>{figures}</div>"
+
+
+def tiles(runs):
+    """The last run at a glance: each metric in the first mode, the gain on the run before, the other modes below."""
+    column, made = runs[-1]["table"]["all", "all"], ""
+    for metric in SHOWN:
+        numbers = [(mode, column[mode][metric]) for mode in modes_of(runs) if metric in column.get(mode, ())]
+        for mode, (mean, se) in numbers[:1]:
+            gain = paired(runs[-2]["means"].get(mode, {}), runs[-1]["means"][mode], runs[-1]["items"]).get(metric) if len(runs) > 1 else None
+            sign = "" if not gain or abs(gain[0]) <= 2 * gain[1] else "up" if gain[0] > 0 else "down"
+            made += (f"<div><span>{metric} <small>{MODES[mode]}</small></span><b>{mean:.3f}</b>"
+                     + (f'<small class="delta {sign}">{gain[0]:+.3f} ± {gain[1]:.3f} against {escape(runs[-2]["label"])}</small>' if gain
+                        else f"<small>± {se:.3f}</small>" if se == se else "")
+                     + "".join(f"<small>{MODES[other]} {v:.3f}{f' ± {e:.3f}' if e == e else ''}</small>" for other, (v, e) in numbers[1:]) + "</div>")
+    return f"<div class=tiles>{made}</div>"
 
 
 def curves(directories):
-    """Inline SVG of training runs: a small panel per key of metrics.jsonl, running mean over seconds of training."""
-    figures = []
+    """Inline SVG of training runs: a small panel per key of metrics.jsonl, running means over seconds of training, a colour per directory."""
+    found, figures, names = defaultdict(list), "", ""
     for r, directory in enumerate(map(Path, directories)):
         if not (directory / "metrics.jsonl").is_file():
             raise SystemExit(f"error: {directory} has no metrics.jsonl; --curves wants directories of sft.py or virl.py.")
         lines = read_lines(directory / "metrics.jsonl")
+        names += f"<span><i class=c{r % 6}></i>{escape(directory.name)}</span>"
         for key in ("loss", "held_out_loss", "reward", "execution", "visual", "entropy", "length", "kept"):
             xy = np.array([(row["seconds"], row[key]) for row in lines if row.get(key) is not None and "seconds" in row], dtype=float)
-            if len(xy) < 2:
-                continue
-            window = max(1, len(xy) // 40)
-            smooth = np.convolve(np.pad(xy[:, 1], (window - 1, 0), "edge"), np.ones(window) / window, "valid")  # [points]
-            at = np.unique(np.linspace(0, len(xy) - 1, 240).astype(int))
-            x = 4 + 222 * (xy[at, 0] - xy[0, 0]) / max(1e-9, np.ptp(xy[:, 0]))
-            y = 96 - 88 * (smooth[at] - smooth.min()) / max(1e-9, np.ptp(smooth))
-            figures.append(f'<figure class=small><h4>{html.escape(directory.name)}: {key}</h4><svg viewBox="0 0 230 116"><line x1=4 x2=226 y1=96 '
-                           f'y2=96 class=grid /><polyline points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y))}" class="c{r % 6}"/><text x=4 '
-                           f'y=112>{smooth.min():.3g} to {smooth.max():.3g}</text><text x=226 y=112 text-anchor=end>{xy[-1, 0]:.0f} s</text></svg></figure>')
-    return "".join(figures)
+            if len(xy) > 1:
+                window = max(1, len(xy) // 40)
+                smooth = np.convolve(np.pad(xy[:, 1], (window - 1, 0), "edge"), np.ones(window) / window, "valid")  # [points]
+                at = np.unique(np.linspace(0, len(xy) - 1, 240).astype(int))
+                found[key].append((r, xy[at, 0], smooth[at]))
+    for key, lines in found.items():
+        (start, low), (stop, high) = (edge([(edge(x), edge(y)) for _, x, y in lines], axis=0) for edge in (np.min, np.max))
+        points = lambda x, y: np.stack([4 + 222 * (x - start) / max(1e-9, stop - start), 96 - 88 * (y - low) / max(1e-9, high - low)], 1)
+        drawn = "".join(f'<polyline points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in points(x, y))}" class=c{r % 6} />' for r, x, y in lines)
+        figures += (f'<figure class=small><h4>{key}</h4><svg viewBox="0 0 230 116"><line x1=4 x2=226 y1=96 y2=96 class=grid />{drawn}<text x=4 y=112>'
+                    f'{low:.3g} to {high:.3g}</text><text x=226 y=112 text-anchor=end>{stop:.0f} s</text></svg></figure>')
+    return (f"<p class=legend>{names}</p>" if len(directories) > 1 else "") + figures
 
 
 def thumbnail(path, side=224):
-    """Data URI of an image file, at most `side` pixels large, so that a report of 2,000 items can still be mailed."""
+    """Data URI of an image file, at most `side` pixels large."""
     raw, kind = path.read_bytes(), "png"
     with Image.open(io.BytesIO(raw)) as image:
-        if max(image.size) > side:
+        if max(image.size) > side or len(raw) > 4000:
             image.thumbnail((side, side), Image.LANCZOS)
-            image.save(buffer := io.BytesIO(), "WEBP", quality=80)
+            image.save(buffer := io.BytesIO(), "WEBP", quality=70)
             raw, kind = buffer.getvalue(), "webp"
     return f"data:image/{kind};base64,{base64.b64encode(raw).decode()}"
 
 
-def gallery(runs):
-    """What the report's script needs, as JSON text that cannot end its <script> element."""
-    answers, items = [{(row["id"], row["mode"]): row for row in run["rows"] if row["k"] == 0} for run in runs], []
-    for id_, item in runs[0]["items"].items():
-        if item["target"]:
-            shown = {mode: [(row := a.get((id_, mode))) and {
-                "v": [row[m] if row[m] is None else round(row[m], 3) for m in METRICS], "s": row["status"], "m": row["message"],
-                "c": row["response"], "i": row["render"] and thumbnail(run["dir"] / row["render"])}
-                for run, a in zip(runs, answers)] for mode in MODES}
-            items.append({"id": id_, "l": item["language"], "t": item["task"], "o": item["source"], "p": item["prompt"],
-                          "a": item["answer"], "g": thumbnail(runs[0]["dir"] / item["target"]), "r": shown})
-    return json.dumps({"runs": [r["label"] for r in runs], "metrics": METRICS, "modes": MODES, "items": items}).replace("<", "\\u003c")
+def gallery(runs, block=32):
+    """What the report's script needs, as inert <script> elements whose text cannot end them.
+
+    #data: an index with all numbers, read at once. #pN: pictures and messages of item N, read when it is shown. #tN: prompts,
+    references and answers of `block` items, compressed, read when one is opened or searched. The more pictures, the smaller each.
+    """
+    modes = modes_of(runs)
+    inert = lambda id_, value: f'<script type="application/json" id={id_}>' + json.dumps(value).replace("<", "\\u003c") + "</script>"
+    answers, index, texts = [{(row["id"], row["mode"]): row for row in run["rows"] if row["k"] == 0} for run in runs], [], []
+    items = [item for item in runs[0]["items"].values() if item["target"]]
+    of = lambda item, make: {mode: [make(run, a[item["id"], mode]) if (item["id"], mode) in a else None for run, a in zip(runs, answers)] for mode in modes}
+    file = lambda run, row: row["render"] and run["dir"] / row["render"]
+    files = {runs[0]["dir"] / item["target"] for item in items} | {f for item in items for fs in of(item, file).values() for f in fs if f}
+    side = int(min(224, max(64, PICTURES / max(1, len(files)) / 9)))  # a thumbnail takes about 9 bytes for each pixel of its side
+    with ThreadPoolExecutor() as pool:
+        pictures = dict(zip(files, pool.map(lambda f: thumbnail(f, side), files)))
+    number = lambda v: v if v is None else round(v, 3)
+    for item in items:
+        index.append({"id": item["id"], "page": item[PAGES], "task": item["task"], "source": item["source"],
+                      "runs": of(item, lambda run, row: [row["status"], *(number(row[m]) for m in METRICS)])})
+        texts.append({"prompt": item["prompt"], "answer": item["answer"], "runs": of(item, lambda run, row: row["response"])})
+    made = [inert("data", {"runs": [r["label"] for r in runs], "metrics": METRICS, "parts": REWARD_PARTS, "modes": {m: MODES[m] for m in modes},
+                           "shown": SHOWN, "block": block, "items": index})]
+    for n, item in enumerate(items):
+        shown = {}  # equal pictures once
+        at = lambda f: f and shown.setdefault(pictures[f], len(shown))
+        target = at(runs[0]["dir"] / item["target"])
+        made.append(inert(f"p{n}", {"target": target, "runs": of(item, lambda run, row: [at(file(run, row)), row["message"]]), "pictures": list(shown)}))
+    for n in range(0, len(texts), block):
+        made.append(f'<script type="text/plain" id=t{n // block}>'
+                    + base64.b64encode(gzip.compress(json.dumps(texts[n:n + block]).encode(), mtime=0)).decode() + "</script>")
+    return "\n".join(made)
+
+
+def page(runs):
+    """{title: HTML} of the numbers of runs, or of their part for one language."""
+    last, found = runs[-1], differences(runs)
+    kinds = [kind for kind in ("language", "source", "task") if sum(g[0] == kind for g in last["table"]) > 1]
+    table = lambda kind: html_table(*score_table(runs, kind), last["label"])
+    folded = lambda title, content: f"<details><summary>{title}</summary>{content}</details>"
+    legend = "".join(f"<span><i class={colour(runs, r)}></i>{escape(run['label'])}</span>" for r, run in enumerate(runs))
+    legend += "".join(f"<span><i class='ink m{m}'></i>{MODES[mode]}</span>" for m, mode in enumerate(modes_of(runs)) if len(modes_of(runs)) > 1)
+    legend += "".join(f"<span><b class={name}></b>{BASELINES[name]}</span>" for name in ("blank", "other") if name in last["table"]["all", "all"])
+    return {
+        "At a glance": f"{tiles(runs)}<p class=legend>{legend}</p><div class='figures four'>{''.join(bars(runs, m) for m in SHOWN)}</div>",
+        f"{last['label']} against the others": found and forest(runs, found) + "<p>Paired over the same items: mean ± standard error, * and dark beyond two "
+            "of them; the line is the 95 % bootstrap interval.</p>" + folded("Numbers, by source", html_table(*difference_table(runs, found))),
+        "Scores": table(kinds[0] if kinds else "all") + "".join(folded(f"By {kind}", table(kind)) for kind in kinds[1:])}
 
 
 def write_report(runs, path, note="", training=()):
     """One HTML file that needs nothing else. Text of models and data is escaped, or set as text by the script; the
     page's content policy forbids every other script and every request."""
-    n, last, esc = len(runs[0]["items"]), runs[-1], html.escape
+    n, groups = len(runs[0]["items"]), groups_of(runs[0]["items"])
     shown = sum(bool(item["target"]) for item in runs[0]["items"].values())
-    legend = "".join(f'<span><i class="c{r % 6}"></i>{esc(run["label"])}</span>' for r, run in enumerate(runs))
-    tiles = ""
-    for metric, mode in (("reward", "t1"), ("execution", "t1"), ("reward", "greedy"), ("outside", "t1")):
-        if metric in (column := last["table"]["all", "all"].get(mode, {})):
-            gain = paired(runs[-2]["means"][mode], last["means"][mode], last["items"]).get(metric) if len(runs) > 1 else None
-            delta = f"{gain[0]:+.3f} ± {gain[1]:.3f} against {runs[-2]['label']}" if gain else f"± {column[metric][1]:.3f}"
-            tiles += f"<div><small>{metric}, {MODES[mode]}</small><b>{column[metric][0]:.3f}</b><small>{esc(delta)}</small></div>"
-    sections = {
-        "": "".join(f"<p class=note>{esc(p.strip())}</p>" for p in note.split("\n\n") if p.strip()),
-        "At a glance": f'<div class=tiles>{tiles}</div><p class=legend>{legend}<span>solid: greedy, light: T=1</span><span><b></b>blank '
-                       f'canvas</span><span><b class=other></b>random other sample</span></p><div class=figures>'
-                       f'{"".join(bars(runs, m) for m in SHOWN)}</div>',
-        f"{last['label']} against the others": len(runs) > 1 and html_table(*difference_table(runs)) + "<p>Paired over the same items: mean ± "
-                                               "standard error, * beyond two of them, [95 % bootstrap interval].</p>",
-        **{f"By {kind}": html_table(*score_table(runs, kind), last["label"]) for kind in ("language", "source", "task")
-           if any(g[0] == kind for g in last["table"])},
-        "Beside published numbers": published_table(runs) and html_table(*published_table(runs))
-                                    + "".join(f"<p>{esc(line)}</p>" for line in benchmarks.notes(last["benchmark"])),
-        "How to read this": "<p>execution: share of programs that render. visual and reward: what ViRL trains on. outside: a visual metric that "
-                            "shares no code with the reward (masked SSIM, edges, palette, coarse layout). Columns without T=1 are greedy.</p><ul>"
-                            + "".join(f"<li>{esc(run['label'])}: {esc(run['counts'])}</li>" for run in runs) + "</ul>",
-        "Training": training and f"<div class=figures>{curves(training)}</div>",
-        "Gallery": f"<p>{f'The first {shown} of {n} items. ' if shown < n else ''}The target, then for each run its render and the difference to the "
-                   "target (white: none).</p><div id=controls></div><div id=cards></div>"}
-    body = "".join(f"<section>{f'<h2>{esc(title)}</h2>' if title else ''}{content}</section>" for title, content in sections.items() if content)
+    pages = {"all": page(runs)}
+    if sum(kind == PAGES for kind, _ in groups) > 1:
+        pages |= {name: page([only(run, ids) for run in runs]) for (kind, name), ids in groups.items() if kind == PAGES}
+    section = lambda title, content: f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
+    tabs = "".join(f'<a href="#{quote(name, errors="replace")}" data-page="{html.escape(name)}">{escape(name)} '
+                   f'<small>{len(groups[PAGES if i else "all", name])}</small></a>'
+                   for i, name in enumerate(pages))
+    published = published_table(runs) and html_table(*published_table(runs)) + "".join(f"<p>{escape(line)}</p>" for line in benchmarks.notes(runs[-1]["benchmark"]))
+    notes = "".join(f"<p class=note>{escape(p.strip())}</p>" for p in note.split("\n\n") if p.strip())
+    explained = (f"<p>A program that fails counts 0 in every mean. {'; '.join(f'{m}: {what}' for m, what in MEANING.items())} (masked SSIM, edges, palette, "
+                 "coarse layout). Columns without a mode are greedy.</p><ul>"
+                 + "".join(f"<li>{escape(run['label'])}: {escape(run['counts'])}</li>" for run in runs) + "</ul>")
     allowed = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     write_text(path, f"""<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">
 <meta http-equiv=Content-Security-Policy content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'">
-<title>nanoVinci: evaluation</title><style>{STYLE}</style><main><h1>nanoVinci: from image to code</h1><p class=lead>{n} held-out images,
-{len(runs)} run{"s" * (len(runs) > 1)}, greedy answers and answers sampled at temperature 1. Means ± standard error over images; a program that
-fails counts 0.</p>{body}</main><script type="application/json" id=data>{gallery(runs)}</script><script>{SCRIPT}</script></html>""")
+<title>nanoVinci: evaluation</title><style>{STYLE}</style><main><h1>nanoVinci: from image to code</h1><p class=lead>{n} held-out images, {len(runs)}
+run{"s" * (len(runs) > 1)}, answers: {", ".join(MODES[m] for m in modes_of(runs))}. Means ± standard error over images.</p>
+{notes and f"<section>{notes}</section>"}
+<nav aria-label=pages>{tabs * (len(pages) > 1)}<button id=jump>gallery ↓</button></nav>
+{"".join(f"<div class=page{' hidden' * (i > 0)}>{''.join(section(*s) for s in sections.items())}</div>" for i, sections in enumerate(pages.values()))}
+{section("Beside published numbers", published)}{section("Training", training and f"<div class=figures>{curves(training)}</div>")}{section("How to read this", explained)}
+<section id=gallery><h2>Gallery</h2><p>{f"The first {shown} of {n} items. " if shown < n else ""}The target, then for each run its first answer and the
+difference to the target: <span class=key><i class=missing></i>missing <i class=extra></i>too much <i class=changed></i>other colour</span></p>
+<noscript>The gallery needs JavaScript.</noscript><div id=controls></div><div id=cards></div></section></main>
+{gallery(runs)}<script>{SCRIPT}</script></html>""")
 
 
 def write_sheet(runs, path, columns=16, side=64):
@@ -338,80 +459,3 @@ def write_sheet(runs, path, columns=16, side=64):
             picture.thumbnail((side, side))
             sheet.paste(picture, (110 + x * (side + 8), 4 + y * (side + 8)))
     sheet.save(path)
-
-
-STYLE = """
-:root{--ink:#1b2330;--soft:#647084;--line:#e3e7ee;--page:#f5f6f9;--card:#fff;--k0:#9aa5b8;--k1:#e0a238;--k2:#2e6fdb;--k3:#3aa17e;--k4:#b05cc9;--k5:#d9534f}
-@media(prefers-color-scheme:dark){:root{--ink:#e8ebf0;--soft:#98a3b5;--line:#2c3441;--page:#12161c;--card:#1a2029;--k2:#5b93f0}}
-body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,sans-serif}main{max-width:1240px;margin:0 auto;padding:36px 24px}
-h1{font-size:30px;letter-spacing:-.02em;margin:0}h2{font-size:18px;margin:0 0 12px}h4{font-size:13px;margin:0 0 4px}.lead{color:var(--soft);margin:4px 0 24px}
-section{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:20px 24px;margin:0 0 20px}section p{color:var(--soft);margin:8px 0}
-p.note{color:var(--ink);white-space:pre-line;max-width:78ch}ul{color:var(--soft);padding-left:20px;margin:0}.scroll{overflow-x:auto}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:12px;margin-bottom:14px}.tiles div{background:var(--page);border-radius:10px;padding:12px 16px}
-.tiles b{display:block;font-size:28px;letter-spacing:-.02em;line-height:1.25}small{color:var(--soft);font-size:12.5px}
-table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums;width:100%}th,td{text-align:right;padding:4px 9px;white-space:pre}
-th{color:var(--soft);font-weight:500;border-bottom:1px solid var(--line)}th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}td:first-child{font-weight:600}
-.group td{border-top:1px solid var(--line)}.strong td:nth-child(n+2){font-weight:600;color:var(--k2)}
-.legend span{margin-right:18px;white-space:nowrap}.legend i{display:inline-block;width:11px;height:11px;border-radius:3px;margin-right:6px}
-.legend b{display:inline-block;width:18px;margin:0 6px 4px 0;border-top:2px dashed var(--soft)}.legend b.other{border-color:var(--k5)}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(430px,100%),1fr));gap:18px 34px}.figures:has(.small){grid-template-columns:repeat(auto-fill,minmax(220px,1fr))}
-figure{margin:0}svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:var(--soft)}.grid{stroke:var(--line)}.error{stroke:var(--ink);stroke-width:1.3}
-.base{stroke:var(--soft);stroke-width:1.6;stroke-dasharray:5 3}.base.other{stroke:var(--k5)}.m1{opacity:.5}polyline{fill:none;stroke:var(--c);stroke-width:1.8}rect{fill:var(--c)}i{background:var(--c)}
-.c0{--c:var(--k0)}.c1{--c:var(--k1)}.c2{--c:var(--k2)}.c3{--c:var(--k3)}.c4{--c:var(--k4)}.c5{--c:var(--k5)}
-#controls{display:flex;flex-wrap:wrap;gap:8px;position:sticky;top:0;background:var(--card);padding:10px 0;z-index:2;border-bottom:1px solid var(--line)}
-select,input{font:13px system-ui,sans-serif;padding:5px 8px;border:1px solid var(--line);border-radius:8px;background:var(--page);color:var(--ink);max-width:170px}#controls span{color:var(--soft);align-self:center}
-.card{border-bottom:1px solid var(--line);padding:14px 0;content-visibility:auto;contain-intrinsic-size:auto 230px}.card header{font-size:13px;color:var(--soft);margin-bottom:8px}
-.card header b{color:var(--ink);margin-right:10px}.strip{display:flex;flex-wrap:wrap;gap:12px 26px}.strip small{display:block;max-width:280px;overflow-wrap:anywhere}.pair{display:flex;gap:6px;margin-bottom:4px}
-.pic{position:relative;width:136px;height:136px;border:1px solid var(--line);border-radius:8px;overflow:hidden;background:#fff;box-sizing:border-box}.pic.diff{border-color:#1c1811;background:#000;isolation:isolate;filter:invert(1)}
-.pic img{position:absolute;inset:0;width:100%;height:100%;object-fit:contain;background:#fff}.pic img.tiny{image-rendering:pixelated}.diff img+img{mix-blend-mode:difference}
-.none{display:grid;place-items:center;background:var(--page);color:var(--k5);font-size:13px}summary{cursor:pointer;font-size:13px;color:var(--soft);margin-top:8px}
-.codes{display:grid;grid-template-columns:repeat(auto-fit,minmax(250px,1fr));gap:12px;margin-top:8px}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;font:12px/1.45 ui-monospace,monospace;background:var(--page);border-radius:8px;padding:10px;margin:0 0 8px;max-height:320px;overflow:auto}
-"""
-
-# Model output reaches the page as textContent only, and pictures as data URIs that we encoded ourselves.
-SCRIPT = """
-'use strict';
-const D = JSON.parse(document.getElementById('data').textContent), cards = document.getElementById('cards');
-const make = (tag, props, ...kids) => { const e = Object.assign(document.createElement(tag), props); e.append(...kids); return e; };
-const select = (title, options) => make('select', {title, onchange: show}, ...options.map(([value, text]) => make('option', {value, textContent: text})));
-const every = (title, values) => select(title, [['', 'every ' + title], ...[...new Set(values)].sort().map(v => [v, v])]);
-const ui = {
-  mode: select('answers', Object.entries(D.modes).filter(([m]) => D.items.some(i => i.r[m].some(Boolean)))),
-  run: select('run', D.runs.map((r, k) => [k, r]).reverse()), metric: select('metric', D.metrics.map((m, k) => [k, m])),
-  order: select('order', [['worst', 'worst first'], ['best', 'best first'], ['gain', 'gained most on the first run'], ['loss', 'lost most to the first run'], ['data', 'as in the data']]),
-  l: every('language', D.items.map(i => i.l)), t: every('task', D.items.map(i => i.t)), o: every('source', D.items.map(i => i.o)),
-  s: every('status', D.items.flatMap(i => Object.values(i.r).flat().filter(Boolean).map(a => a.s))),
-  find: make('input', {type: 'search', placeholder: 'find in id and code', oninput: show}), count: make('span', {})};
-document.getElementById('controls').append(...Object.values(ui));
-const answers = item => item.r[ui.mode.value] ?? [], value = (item, run) => answers(item)[run]?.v[ui.metric.value] ?? null;
-const number = (a, metric, digits = 3) => a.v[D.metrics.indexOf(metric)]?.toFixed(digits) ?? '-';
-const picture = src => make('img', {src, alt: '', decoding: 'async', onload() { if (this.naturalWidth < 110) this.className = 'tiny'; }});
-const block = (title, ...texts) => make('div', {}, make('h4', {textContent: title}), ...texts.map(text => make('pre', {textContent: text})));
-const answer = (item, a, k) => make('div', {}, make('h4', {textContent: D.runs[k]}), ...(!a ? [make('small', {textContent: 'no answer'})] : [
-  a.i ? make('div', {className: 'pair'}, make('div', {className: 'pic'}, picture(a.i)), make('div', {className: 'pic diff'}, picture(item.g), picture(a.i)))
-      : make('div', {className: 'pic none', textContent: a.s}),
-  make('small', {textContent: ['reward', 'visual', 'outside'].map(m => m + ' ' + number(a, m, 2)).join(', ')}), make('small', {textContent: a.m})]));
-function card(item) {
-  const code = make('details', {ontoggle() { if (!this.querySelector('.codes')) this.append(make('div', {className: 'codes'},
-    block('instruction', item.p), ...(item.a ? [block('reference', item.a)] : []),
-    ...answers(item).flatMap((a, k) => a ? [block(D.runs[k], a.c, D.metrics.map(m => m + ' ' + number(a, m)).join('\\n'))] : []))); }},
-    make('summary', {textContent: 'code and parts'}));
-  return make('article', {className: 'card'}, make('header', {}, make('b', {textContent: item.id}), [item.l, item.t, item.o].join(' \\u00b7 ')),
-    make('div', {className: 'strip'}, make('div', {}, make('h4', {textContent: 'target'}), make('div', {className: 'pic'}, picture(item.g))),
-      ...answers(item).map((a, k) => answer(item, a, k))), code);
-}
-let list = [], next = 0;
-const end = make('div', {}), more = () => { for (const item of list.slice(next, next += 24)) end.before(card(item)); };
-new IntersectionObserver(seen => { if (seen[0].isIntersecting) more(); }, {rootMargin: '900px'}).observe(end);
-function show() {
-  const run = +ui.run.value, order = ui.order.value, find = ui.find.value.toLowerCase(), sign = {best: -1, gain: -1}[order] ?? 1;
-  const key = i => value(i, run) === null ? null : value(i, run) - (order == 'gain' || order == 'loss' ? value(i, 0) : 0);
-  list = D.items.filter(i => ['l', 't', 'o'].every(k => !ui[k].value || i[k] == ui[k].value) && (!ui.s.value || answers(i)[run]?.s == ui.s.value)
-    && (!find || [i.id, ...answers(i).map(a => a?.c)].join().toLowerCase().includes(find)));
-  if (order != 'data') list = list.map(i => [i, key(i)]).sort((a, b) => (a[1] === null) - (b[1] === null) || sign * (a[1] - b[1])).map(pair => pair[0]);
-  ui.count.textContent = list.length + ' of ' + D.items.length;
-  cards.replaceChildren(end); next = 0; more();
-}
-show();
-"""

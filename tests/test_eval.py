@@ -1,4 +1,4 @@
-"""Evaluation: metrics against hand-made truth, statistics, predictions of all kinds, the report in a real browser."""
+"""Evaluation: metrics against hand-made truth, statistics, predictions of all kinds."""
 import json
 import math
 import os
@@ -18,7 +18,7 @@ import metrics
 import report
 import synth
 from conftest import ROOT, drawn_samples
-from render import Renderer, available, find_chromium
+from render import Renderer, available
 
 needs_svg = pytest.mark.skipif(bool(available()["svg"]), reason=f"SVG cannot be rendered here: {available()['svg']}")
 HOSTILE = ('"><img src=x onerror="window.pwned=1"><script>window.pwned=1</script></script><script src="https://example.com/a.js">'
@@ -202,8 +202,7 @@ def test_baselines_are_taken_from_a_run_beside(scored):
 
 
 @needs_svg
-def test_compare_and_report_in_a_browser(scored, monkeypatch, capsys):
-    """Hostile text in answers, ids, sources, labels and the note runs no script and sends no request."""
+def test_compare(scored, monkeypatch, capsys):
     (scored / "note.txt").write_text(f"The regime.\n\n{HOSTILE}")
     training = scored / HOSTILE.replace("/", "_")[:60]
     predictions(training / "metrics.jsonl", [{"step": i, "seconds": float(i), "loss": 3 / (i + 1)} for i in range(50)])
@@ -211,29 +210,8 @@ def test_compare_and_report_in_a_browser(scored, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "compared on the 7 items that all runs answered; 1 others are left out" in printed
     assert any(line.startswith("A ") and "execution greedy" in line for line in printed.split("\n")), printed
-    if not find_chromium():
-        pytest.skip("no Chromium: the page was written but not opened")
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
-        page = browser.new_page()
-        requests, errors = [], []
-        page.on("request", lambda r: requests.append(r.url))
-        page.on("pageerror", lambda e: errors.append(str(e)))
-        page.goto((scored / "both" / "report.html").as_uri())
-        for summary in page.locator("summary").all():
-            summary.click()
-        page.wait_for_selector(".codes")
-        assert page.locator(".card").count() == 7
-        assert page.locator("pre", has_text="window.pwned=1").count() > 0  # the hostile answer is there, as text
-        page.select_option("select[title=order]", "best")
-        page.fill("input[type=search]", "no such text")
-        assert page.locator(".card").count() == 0 and "0 of 7" in page.locator("#controls").inner_text()
-        assert page.evaluate("window.pwned") is None
-        assert page.locator("iframe, .card script, .card svg, main script").count() == 0
-        assert page.evaluate("[...document.images].every(i => i.src.startsWith('data:image/'))")
-        browser.close()
-    assert errors == [] and [u for u in requests if not u.startswith(("file://", "data:"))] == []
+    page = (scored / "both" / "report.html").read_text()  # tests/test_report.py opens such a page in a browser
+    assert "The regime." in page and "polyline" in page and "<img src=x" not in page and page.count("<script") == 7 + 3  # items, index, answers, script
 
 
 # ------------------------------------------------------------------------------------------------- generating, resuming

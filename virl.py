@@ -15,7 +15,7 @@ the start model is optional (--kl); VinciCoder's released configuration has none
 Left out here: rollouts balanced between ranks.
 
 Reads DIR/*.parquet; writes OUT (a Hugging Face directory), OUT/run.json, OUT/metrics.jsonl, OUT/rollouts/step_N.jsonl,
-OUT/samples/step_N.png (targets above renders), OUT/progress.html (curves, targets, renders and code; open it while training), OUT/best (the policy that did best on held-out samples by the metric outside
+OUT/progress.html (curves, targets, renders and code, from OUT/samples; open it while training), OUT/best (the policy that did best on held-out samples by the metric outside
 the reward, with best.json) and OUT/state.
 
 Shapes: P prompts of this rank, G group, R = P * G rollouts, N answer tokens.
@@ -80,7 +80,7 @@ parser.add_argument("--eval-data", default="", help="held-out samples for the in
 parser.add_argument("--eval-every", type=int, default=36, help="steps between greedy answers to held-out samples that are rendered and scored; the best policy stays in OUT/best (0: never)")
 parser.add_argument("--eval-samples", type=int, default=64, help="samples that are answered then")
 parser.add_argument("--save-every", type=int, default=50, help="steps between resumable states")
-parser.add_argument("--sample-every", type=int, default=25, help="steps between pictures in OUT/samples")
+parser.add_argument("--sample-every", type=int, default=25, help="steps between entries of OUT/progress.html")
 parser.add_argument("--seed", type=int, default=0, help="seed of the data order and of every rollout")
 parser.add_argument("--resume", action="store_true", help="go on from the newest state in OUT")
 P.add_arguments(parser)
@@ -227,7 +227,10 @@ def roll_out(policy, groups, renderer, pool, judges, args, timing):
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads - 1))  # two renderers and two decoding threads on two cores hinder each other
     seeds = [[rollout_seed(args.seed, group.number, group.sample.id, g) for g in range(args.group)] for group in groups]
-    generate(policy, [group.prompt for group in groups], args.group, args.max_new_tokens, args.temperature, seeds, args.slots, on_finish, timing=timing)
+    try:
+        generate(policy, [group.prompt for group in groups], args.group, args.max_new_tokens, args.temperature, seeds, args.slots, on_finish, timing=timing)
+    except ValueError as e:  # the cache of a single rollout does not fit the memory
+        raise SystemExit(f"error: {e}.") from None
     torch.set_num_threads(threads)
 
 
@@ -255,19 +258,6 @@ def score_tokens(policy, groups):
     return policy(rows, images=[p for p, group in enumerate(groups) for _ in group.rollouts], packed=not policy.recurrent)
 
 
-def picture(groups, path, columns=12):
-    """PNG: the first targets in the upper row, one render of each below (grey where there is none)."""
-    side = 96
-    sheet = Image.new("RGB", (columns * (side + 4), 2 * (side + 4)), "white")
-    for k, group in enumerate(groups[:columns]):
-        drawn = Image.fromarray(group.renders[0]) if group.renders[0] is not None else Image.new("RGB", (side, side), "#bbbbbb")
-        for y, image in enumerate((data.open_image(group.sample), drawn)):
-            image.thumbnail((side, side))
-            sheet.paste(image, (k * (side + 4), y * (side + 4)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
-
-
 def write_progress(out, step, groups, shown=6):
     """OUT/progress.html, to be left open while training: curves and, newest step first, target, best render and code of some prompts.
 
@@ -285,6 +275,7 @@ def write_progress(out, step, groups, shown=6):
         cards += (f"<div class=card><header><b>{html.escape(group.sample.id)}</b>rewards {scores}</header><div class=strip><div class=pair>"
                   + "".join(f"<div class='pic{'' if image else ' none'}'>{image or html.escape(group.rows[k]['status'])}</div>" for image in images)
                   + f"</div><pre>{html.escape(group.rollouts[k].text)}</pre></div></div>")
+    (out / "samples").mkdir(exist_ok=True)
     (out / "samples" / f"step_{step}.html").write_text(f"<section><h2>step {step}</h2>{cards}</section>")
     steps = sorted((n for p in (out / "samples").glob("step_*.html") if (n := int(p.stem[5:])) <= step), reverse=True)
     replace = out / "progress.html.tmp"
@@ -463,7 +454,6 @@ def main():
                 with open(out / "metrics.jsonl", "a") as f:
                     f.write(json.dumps(record) + "\n")
                 if step % args.sample_every == 0 or step == 1:
-                    picture(groups, out / "samples" / f"step_{step}.png")
                     write_progress(out, step, groups)
                 bar.set_postfix(step=step, reward=f"{record['reward'] or 0:.3f}", run=f"{record['execution'] or 0:.2f}", kept=f"{record['kept']:.2f}", refresh=False)
                 bar.update((min(elapsed, args.max_seconds) if args.max_seconds else step) - bar.n)

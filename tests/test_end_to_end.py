@@ -53,7 +53,7 @@ def test_virl_writes_what_the_design_promises(trained):
     assert {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "run.json"} <= {p.name for p in trained.iterdir()}
     rollouts = [json.loads(line) for line in open(trained / "rollouts" / "step_1.jsonl")]
     assert len(rollouts) == 16 and {"id", "response", "reward", "visual", "status", "advantage"} <= rollouts[0].keys()
-    assert (trained / "samples" / "step_1.png").exists()
+    assert (trained / "samples" / "step_1.html").exists()
     page = (trained / "progress.html").read_text()
     assert "<h2>step 1</h2>" in page and page.count("data:image/png;base64,") >= 4 and html.escape(rollouts[0]["response"])[:20] in page
     assert "<script" not in page

@@ -210,6 +210,8 @@ def earth_movers_distance(image, reference):
             if key not in found:
                 found[key] = patch_distance((inner[0][i], a[i]), (inner[1][j], b[j]))
             cost[i, j] = found[key] + moving[i, j]
+        if (a == a[0]).all():  # of one colour: whichever patch moves costs the same, so none has to change its place
+            return float(weights @ cost.diagonal())
         known |= ask
         total, flow = transport(weights, weights, cost)
         ask = (flow > 1e-12) & ~known
@@ -253,7 +255,7 @@ def molecules(code, render):
     named = [m[2] for m in re.finditer(r"""(?:MolFromSmiles|loadMolecule)\(\s*r?(["'])(.*?)\1""", code)]
     with rdBase.BlockLogs():
         for source in (strings, named):
-            found = [m for s in source[:MOST_MOLECULES] if len(s) <= LONGEST_SMILES and (m := Chem.MolFromSmiles(s))]
+            found = [m for s in source[:MOST_MOLECULES] if len(s) <= LONGEST_SMILES and s.isascii() and (m := Chem.MolFromSmiles(s))]
             found = [m for m in found if 0 < m.GetNumAtoms() <= MOST_ATOMS and max(a.GetDegree() for a in m.GetAtoms()) <= MOST_BONDS]
             if found:
                 return found
@@ -271,11 +273,13 @@ def chem_scores(reference, drawn):
     from rdkit.Chem import rdFingerprintGenerator as fingerprints
     if not reference or not drawn:
         return dict.fromkeys(METRICS["chem"], 0.0 if reference else None)
-    names = [sorted(map(Chem.MolToSmiles, mols)) for mols in (reference, drawn)]
-    scores = {"valid": 1.0, "exact": float(names[0] == names[1])}
+    names = [[Chem.MolToSmiles(m) for m in mols] for mols in (reference, drawn)]
+    scores = {"valid": 1.0, "exact": float(sorted(names[0]) == sorted(names[1]))}
+    same = np.array(names[0])[:, None] == np.array(names[1])  # a molecule without bonds has no paths, yet is like itself
     for name, make in (("morgan", fingerprints.GetMorganGenerator(radius=2, fpSize=2048)), ("rdkit", fingerprints.GetRDKitFPGenerator())):
         a, b = ([make.GetFingerprint(m) for m in mols] for mols in (reference, drawn))
         alike = np.array([DataStructs.BulkTanimotoSimilarity(x, b) for x in a])  # [reference, drawn]
+        alike = np.maximum(alike, same)
         scores[f"tanimoto_{name}"] = float(alike[linear_sum_assignment(-alike)].sum() / max(alike.shape))
     return scores
 

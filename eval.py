@@ -20,7 +20,7 @@ report.html.
 How to read the numbers. A program that fails counts 0 in every mean; a failure of our own renderer (`infra`) is
 excluded and counted. Standard errors are over items: the answers to an item are averaged first. `reward` and `visual`
 are what ViRL trains on; the outside metrics share no code with reward.py, so gains are not graded by their own
-teacher. Baselines: a blank canvas, a random other sample of the same language, and for the refine task the defective
+teacher. Baselines: a blank canvas, a random other sample of the same language and domain, and for the refine task the defective
 code as given.
 
 Where a sample has a reference answer, domain.py adds the metrics of its domain as their benchmarks define them (`domain` in
@@ -209,12 +209,12 @@ def greedy_scores(policy, samples, renderer, max_new_tokens):
 
 def baseline_answers(samples):
     """[{baseline: (response, Render or None = to be rendered, code and size that draw it or None)}] per Sample; `other` is drawn by the sample's id."""
-    by_language, answers = defaultdict(list), []
+    alike, answers = defaultdict(list), []
     for s in samples:
-        by_language[s.language].append(s)
+        alike[s.language, s.domain].append(s)
     for s in samples:
         mine = {"blank": (data.fenced(s.language, "blank"), Render(np.full((s.height, s.width, 3), 255, np.uint8), "ok"), None)}
-        if others := [o for o in by_language[s.language] if o.image != s.image]:
+        if others := [o for o in alike[s.language, s.domain] if o.image != s.image]:
             other = random.Random(s.id).choice(others)
             drawn = extract_code(other.answer, s.language)[0], (other.width, other.height)
             mine["other"] = (other.answer or data.fenced(s.language, "other"), Render(np.asarray(data.open_image(other)), "ok"), drawn)

@@ -299,7 +299,7 @@ def test_drawn_references_score_the_maximum(name, renderer):
         pytest.skip(f"{language} cannot be rendered here")
     seen = set()
     for level in (2, 3):
-        for code in synth.programs(name, level, 4, seed=7):
+        for code in synth.programs(name, level, 3, seed=7):
             seen |= assert_maximum(renderer, language, code, Image.new("RGB", (400, 300)))
     assert seen == set(domain.METRICS[name]) - {"unisvg"}
 
@@ -328,7 +328,8 @@ def test_evaluation_of_five_domains(tmp_path, monkeypatch, capsys, encoders):
     with Renderer(2) as renderer:
         for name in domain.METRICS:
             language = {"chart": "python", "chem": "python", "web": "html"}.get(name, name)
-            for i, code in enumerate(synth.programs(name, 2, 3, seed=1)):
+            small = [synth.document(f"\\node[draw] {{{word}}};") for word in ("one", "two", "three")]  # EMS takes longer for larger ones
+            for i, code in enumerate(small if name == "latex" else synth.programs(name, 2, 3, seed=1)):
                 render = renderer.submit(language, code, (300, 200)).result()
                 task, wrong = ("refine", code[:len(code) // 2]) if i == 0 else ("generate", "")
                 samples.append(data.Sample(data.REFINE.format(name=language, language=language, code=wrong) if wrong else "Draw.", data.fenced(language, code),
@@ -355,7 +356,7 @@ def test_evaluation_of_five_domains(tmp_path, monkeypatch, capsys, encoders):
     compared = {(r["id"], r["mode"]): r for r in report.read_lines(tmp_path / "runs" / "slow" / "baselines.jsonl")[1:]}
     assert compared["chart-0", "blank"]["domain"]["chartmimic"] == compared["chem-0", "blank"]["domain"]["valid"] == 0
     assert 0 <= compared["chart-0", "other"]["domain"]["chartmimic"] < 1 and compared["chem-1", "other"]["domain"]["valid"] == 1 > compared["chem-1", "other"]["domain"]["tanimoto_morgan"]
-    assert compared["latex-1", "other"]["domain"]["tex_tokens"] < 0.9 and compared["svg-1", "other"]["domain"]["unisvg_ssim"] < 0.99
+    assert compared["latex-1", "other"]["domain"]["tex_text"] == 0 and compared["svg-1", "other"]["domain"]["unisvg_ssim"] < 0.99
     runs = report.load_runs([tmp_path / "runs" / "slow"])
     tables = {rows[0][0]: (head, rows) for head, rows in report.domain_tables(runs)}
     assert list(tables) == [*domain.METRICS, "refine"]

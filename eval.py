@@ -224,13 +224,10 @@ def baseline_answers(samples):
     return answers
 
 
-def known_baselines(samples, out, asked=""):
-    """(fingerprint of all that the baselines depend on, their rows from OUT or a run beside it, None if there are none).
-
-    asked: which optional metrics they have.
-    """
+def known_baselines(samples, out, slow=False, encoders=()):
+    """(fingerprint of all that the baselines depend on, their rows from OUT or a run beside it, None if there are none)."""
     files = ("domain.py", "eval.py", "metrics.py", "render.py", "reward.py", "traced.py")
-    digest = hashlib.sha256(b"".join((Path(__file__).parent / f).read_bytes() for f in files) + asked.encode())
+    digest = hashlib.sha256(b"".join((Path(__file__).parent / f).read_bytes() for f in files) + repr((slow, *encoders)).encode())
     for s in samples:
         digest.update(repr((s.id, s.language, s.task, s.prompt, s.answer, s.image)).encode(errors="replace"))
     for file in (out / "baselines.jsonl", *sorted(out.parent.glob("*/baselines.jsonl"))):
@@ -255,7 +252,7 @@ def score_predictions(samples, found, out, workers=None, timeout=10.0, unsafe=Fa
     by_item = defaultdict(list)
     for (id_, mode, k), row in sorted(found.items()):
         by_item[id_].append((mode, k, row))
-    mark, compared = known_baselines(samples, out, repr((slow, encoders)))
+    mark, compared = known_baselines(samples, out, slow, encoders)
     baselines = baseline_answers(samples) if compared is None else [{}] * len(samples)
     rows, compared = [], compared or []
 

@@ -216,8 +216,8 @@ def baseline_answers(samples):
         mine = {"blank": (data.fenced(s.language, "blank"), Render(np.full((s.height, s.width, 3), 255, np.uint8), "ok"), None)}
         if others := [o for o in alike[s.language, s.domain] if o.image != s.image]:
             other = random.Random(s.id).choice(others)
-            drawn = extract_code(other.answer, s.language)[0], (other.width, other.height)
-            mine["other"] = (other.answer or data.fenced(s.language, "other"), Render(np.asarray(data.open_image(other)), "ok"), drawn)
+            source = extract_code(other.answer, s.language)[0], (other.width, other.height)
+            mine["other"] = (other.answer or data.fenced(s.language, "other"), Render(np.asarray(data.open_image(other)), "ok"), source)
         if s.task == "refine" and (code := extract_code(s.prompt, s.language)[0]) is not None:
             mine["copy"] = (data.fenced(s.language, code), None, None)
         answers.append(mine)
@@ -280,15 +280,13 @@ def score_predictions(samples, found, out, workers=None, timeout=10.0, unsafe=Fa
         right = submit(reference) if s.language != "svg" or slow or encoders else None
         jobs = [(a, submit(code_of(a)), p and out / p) for a, p in zip(answers, paths)]
         jobs += [(a, render or submit(code_of(a)), None) for a, render, _ in baselines[i].values()]
-        views = [(code_of(a), job) for a, job, _ in jobs]
-        for n, (name, (_, render, source)) in enumerate(baselines[i].items(), len(answers)):
-            if render:
-                views[n] = (source[0], submit(*source) or Render(None, "infra")) if source else ("", render)
+        views = [None] * len(jobs)
         if right:
-            right, *views = [look_at(code, job) for code, job in [(reference, right), *views]]
-            right, views = wait(right[1]), [(code, wait(job)) for code, job in views]
-        else:
-            views = [None] * len(jobs)
+            views = [(reference, right), *((code_of(a), job) for a, job, _ in jobs)]
+            for n, (_, render, source) in enumerate(baselines[i].values(), 1 + len(answers)):
+                if render:  # an image without a program: nothing is drawn, or the other sample's program draws it
+                    views[n] = (source[0], submit(*source) or Render(None, "infra")) if source else ("", render)
+            (_, right), *views = [(code, wait(job)) for code, job in [look_at(*view) for view in views]]
         jobs = [(a, wait(job), p, view) for (a, job, p), view in zip(jobs, views)]
         parts = pool.submit(judge, s.image, s.language, reference, jobs, right, slow).result()
         for row, (a, _, _, view) in zip(parts, jobs):

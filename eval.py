@@ -21,10 +21,15 @@ report.html.
 How to read the numbers. A program that fails counts 0 in every mean; a failure of our own renderer (`infra`) is
 excluded and counted. Standard errors are over items: the answers to an item are averaged first. `reward` and `visual`
 are what ViRL trains on; the outside metrics share no code with reward.py, so gains are not graded by their own
-teacher. Baselines: a blank canvas, a random other sample of the same language, and for the refine task the defective
+teacher. Baselines: a blank canvas, a random other sample of the same language and domain, and for the refine task the defective
 code as given.
 
-Left out here: metrics per domain, search at test time.
+Where a sample has a reference answer, domain.py adds the metrics of its domain as their benchmarks define them (`domain` in
+scores.jsonl, {metric: value, null where it cannot be computed}): ChartMimic, Design2Code, UniSVG, Image2Struct, chemistry. The
+reference is rendered once per item for that. `--slow-metrics` adds UniSVG's and Image2Struct's, `--encoders clip=NAME lpips=alex
+...` those that need weights. For the refine task the report tells what the answers gained over the defective code.
+
+Left out here: search at test time.
 """
 import argparse
 import hashlib
@@ -40,6 +45,7 @@ from collections import Counter, defaultdict
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import Image
@@ -47,9 +53,10 @@ from tqdm import tqdm
 
 import benchmarks
 import data
-from metrics import OUTSIDE_PARTS, edit_similarity, letterbox, look, outside_metrics, working_side
+import domain
+from metrics import OUTSIDE_PARTS, SIDE, edit_similarity, letterbox, look, outside_metrics, working_side
 from render import Render, Renderer, available
-from report import (MODES, REWARD_PARTS, SHOWN, difference_table, load_runs, print_table, published_table, read_lines, score_table, write_lines,
+from report import (MODES, REWARD_PARTS, SHOWN, difference_table, domain_tables, load_runs, print_table, published_table, read_lines, score_table, write_lines,
                     write_report, write_sheet, write_text)
 from reward import extract_code, score, start_scorer
 
@@ -152,15 +159,17 @@ def predict(load, samples, out, n_samples, max_new_tokens, seed, slots=128, rank
 
 # ---------------------------------------------------------------------------------------------------------------- scoring
 
-def judge(target_png, language, reference, answers):
-    """Score the answers to one item: list of (response, Render or None where there is no code, path for its PNG or None).
+def judge(target_png, language, reference, answers, right=None, slow=False):
+    """Score the answers to one item: list of (response, Render or None where there is no code, path for its PNG or None, (code,
+    Render) that the metrics of the domain look at).
 
-    Returns a list of dicts with METRICS (all NaN where our renderer failed), status and message.
+    right: Render of the code `reference`, where there is one; slow: add EMS to LaTeX. Returns a list of dicts with METRICS (all
+    NaN where our renderer failed), status, message and `domain`, the metrics of the domain (none without `right`).
     """
     target = np.asarray(data.open_image(data.Sample("", "", target_png)))  # [H, W, 3]
     side = working_side(target)
     seen, rows = look(target, side), []
-    for response, render, path in answers:
+    for response, render, path, view in answers:
         parts = score(target, render, response, language)
         status, message = (render.status, render.message) if render else ("no code", "no single fenced block in the language asked for")
         outside = dict.fromkeys(OUTSIDE_PARTS, math.nan if status == "infra" else 0.0)
@@ -171,7 +180,8 @@ def judge(target_png, language, reference, answers):
                 Image.fromarray(render.image).save(path)
         if not reference:
             outside["code"] = math.nan
-        rows.append({**{k: float(parts[k]) for k in REWARD_PARTS}, **outside, "status": status, "message": message[:300]})
+        special = domain.domain_scores(language, (reference, right), view, slow) if right and status != "infra" else {}
+        rows.append({**{k: float(parts[k]) for k in REWARD_PARTS}, **outside, "status": status, "message": message[:300], "domain": special})
     return rows
 
 
@@ -193,31 +203,33 @@ def greedy_scores(policy, samples, renderer, max_new_tokens):
     policy.train()
     codes = [extract_code(group[0].text, s.language)[0] for s, group in zip(mine, answers)]
     renders = [code and renderer.submit(s.language, code, (s.width, s.height)) for s, code in zip(mine, codes)]
-    rows = [judge(s.image, s.language, "", [(group[0].text, future and future.result(), None)])[0] for s, group, future in zip(mine, answers, renders)]
+    rows = [judge(s.image, s.language, "", [(group[0].text, future and future.result(), None, None)])[0] for s, group, future in zip(mine, answers, renders)]
     rows = [row for row in rows if row["status"] != "infra"]
     count = all_sum(len(rows), policy.device)
     return {k: all_sum(sum(row[k] for row in rows), policy.device) / max(1, count) for k in SHOWN}
 
 
 def baseline_answers(samples):
-    """[{baseline: (response, Render or None = to be rendered)}] per Sample; `other` is drawn by the sample's id."""
-    by_language, answers = defaultdict(list), []
+    """[{baseline: (response, Render or None = to be rendered, code and size that draw it or None)}] per Sample; `other` is drawn by the sample's id."""
+    alike, answers = defaultdict(list), []
     for s in samples:
-        by_language[s.language].append(s)
+        alike[s.language, s.domain].append(s)
     for s in samples:
-        mine = {"blank": (data.fenced(s.language, "blank"), Render(np.full((s.height, s.width, 3), 255, np.uint8), "ok"))}
-        if others := [o for o in by_language[s.language] if o.image != s.image]:
+        mine = {"blank": (data.fenced(s.language, "blank"), Render(np.full((s.height, s.width, 3), 255, np.uint8), "ok"), None)}
+        if others := [o for o in alike[s.language, s.domain] if o.image != s.image]:
             other = random.Random(s.id).choice(others)
-            mine["other"] = (other.answer or data.fenced(s.language, "other"), Render(np.asarray(data.open_image(other)), "ok"))
+            source = extract_code(other.answer, s.language)[0], (other.width, other.height)
+            mine["other"] = (other.answer or data.fenced(s.language, "other"), Render(np.asarray(data.open_image(other)), "ok"), source)
         if s.task == "refine" and (code := extract_code(s.prompt, s.language)[0]) is not None:
-            mine["copy"] = (data.fenced(s.language, code), None)
+            mine["copy"] = (data.fenced(s.language, code), None, None)
         answers.append(mine)
     return answers
 
 
-def known_baselines(samples, out):
+def known_baselines(samples, out, slow=False, encoders=()):
     """(fingerprint of all that the baselines depend on, their rows from OUT or a run beside it, None if there are none)."""
-    digest = hashlib.sha256(b"".join((Path(__file__).parent / f).read_bytes() for f in ("eval.py", "metrics.py", "render.py", "reward.py")))
+    files = ("domain.py", "eval.py", "metrics.py", "render.py", "reward.py", "traced.py")
+    digest = hashlib.sha256(b"".join((Path(__file__).parent / f).read_bytes() for f in files) + repr((slow, *encoders)).encode())
     for s in samples:
         digest.update(repr((s.id, s.language, s.task, s.prompt, s.answer, s.image)).encode(errors="replace"))
     for file in (out / "baselines.jsonl", *sorted(out.parent.glob("*/baselines.jsonl"))):
@@ -226,10 +238,15 @@ def known_baselines(samples, out):
     return digest.hexdigest(), None
 
 
-def score_predictions(samples, found, out, workers=None, timeout=10.0, unsafe=False):
+def drawn(render):
+    return render is not None and render.status == "ok"
+
+
+def score_predictions(samples, found, out, workers=None, timeout=10.0, unsafe=False, slow=False, encoders=()):
     """Render and score predictions {(id, mode, k): object}; write items, scores, baselines and renders to OUT.
 
-    Equal answers to an item are scored once, equal programs rendered once. Returns (rows, how renders were confined).
+    Equal answers to an item are scored once, equal programs rendered once. slow: with UniSVG's SSIM and Image2Struct's EMS;
+    encoders: see domain.py. Returns (rows, how renders were confined).
     """
     (out / "renders").mkdir(parents=True, exist_ok=True)
     for old in (out / "renders").glob("*.png"):
@@ -237,24 +254,48 @@ def score_predictions(samples, found, out, workers=None, timeout=10.0, unsafe=Fa
     by_item = defaultdict(list)
     for (id_, mode, k), row in sorted(found.items()):
         by_item[id_].append((mode, k, row))
-    mark, compared = known_baselines(samples, out)
+    mark, compared = known_baselines(samples, out, slow, encoders)
     baselines = baseline_answers(samples) if compared is None else [{}] * len(samples)
     rows, compared = [], compared or []
 
-    def submit(sample, response):
-        code, _ = extract_code(response, sample.language)
-        return None if code is None else renderer.submit(sample.language, code, (sample.width, sample.height))
+    wait = lambda job: job.result() if isinstance(job, Future) else job
+    encoders, turn = domain.load_encoders(encoders), Lock()  # one copy of the weights, in this process
 
     def one(i):
         """Carry item i through renderer and scorer: the rows of its predictions, the rows of its baselines."""
         s, asked = samples[i], by_item[samples[i].id]
+        size, code_of = (s.width, s.height), lambda response: extract_code(response, s.language)[0]
+        reference, defective = code_of(s.answer), code_of(s.prompt) if s.task == "refine" else None
+        inspect = bool(reference) and domain.domain_of(s.language, reference) in ("chart", "web")
+        submit = lambda code, size=size: None if code is None else renderer.submit(s.language, code, size, inspect)
+
+        def look_at(code, job):
+            """(code, Render or its Future) for the metrics of the domain, which want an SVG larger."""
+            if (render := wait(job)) and s.language == "svg" and drawn(render) and code:
+                height, width = render.image.shape[:2]
+                job = submit(code, (max(1, round(width * SIDE / max(width, height))), max(1, round(height * SIDE / max(width, height)))))
+            return code, job
+
         answers = list(dict.fromkeys(row["response"] for _, _, row in asked))
         shown = {row["response"] for _, k, row in asked if k == 0} if i < GALLERY else ()
         paths = [f"renders/{i:05d}-{n}.png" if answer in shown else None for n, answer in enumerate(answers)]
-        jobs = [(a, submit(s, a), p and out / p) for a, p in zip(answers, paths)]
-        jobs += [(a, render or submit(s, a), None) for a, render in baselines[i].values()]
-        jobs = [(a, job.result() if isinstance(job, Future) else job, p) for a, job, p in jobs]
-        parts = pool.submit(judge, s.image, s.language, extract_code(s.answer, s.language)[0], jobs).result()
+        right = submit(reference) if s.language != "svg" or slow or encoders else None
+        jobs = [(a, submit(code_of(a)), p and out / p) for a, p in zip(answers, paths)]
+        jobs += [(a, render or submit(code_of(a)), None) for a, render, _ in baselines[i].values()]
+        views = [None] * len(jobs)
+        if right:
+            views = [(reference, right), *((code_of(a), job) for a, job, _ in jobs)]
+            for n, (_, render, source) in enumerate(baselines[i].values(), 1 + len(answers)):
+                if render:  # an image without a program: nothing is drawn, or the other sample's program draws it
+                    views[n] = (source[0], submit(*source) or Render(None, "infra")) if source else ("", render)
+            (_, right), *views = [(code, wait(job)) for code, job in [look_at(*view) for view in views]]
+        jobs = [(a, wait(job), p, view) for (a, job, p), view in zip(jobs, views)]
+        parts = pool.submit(judge, s.image, s.language, reference, jobs, right, slow).result()
+        for row, (a, _, _, view) in zip(parts, jobs):
+            if encoders and row["domain"]:
+                with turn:
+                    row["domain"] = domain.encoder_scores(encoders, row["domain"], right, view[1])
+            row["copied"] = None if defective is None else code_of(a) == defective
         of = {a: {**p, "render": path if p["status"] == "ok" else None} for a, p, path in zip(answers, parts, paths)}
         return ([{"id": s.id, "mode": mode, "k": k, **of[row["response"]], "finish": row.get("finish"),
                   "tokens": row.get("tokens"), "response": row["response"]} for mode, k, row in asked],
@@ -277,6 +318,7 @@ def score_predictions(samples, found, out, workers=None, timeout=10.0, unsafe=Fa
         (out / "renders" / f"{i:05d}-target.png").write_bytes(data.png(np.asarray(data.open_image(s))))
     write_lines(out / "items.jsonl", [
         {"id": s.id, "language": s.language, "task": s.task, "source": s.source, "prompt": s.prompt, "answer": s.answer,
+         "domain": domain.domain_of(s.language, code) if (code := extract_code(s.answer, s.language)[0]) else "",
          "target": f"renders/{i:05d}-target.png" if i < GALLERY else None} for i, s in enumerate(samples)])
     write_lines(out / "baselines.jsonl", [{"fingerprint": mark}, *compared])
     write_lines(out / "scores.jsonl", rows)
@@ -358,7 +400,7 @@ def score_file(args, samples, file):
     if not found:
         raise SystemExit(f"error: no language of {args.data} can be rendered here.")
     try:
-        rows, confinement = score_predictions(samples, found, out, args.workers, args.render_timeout, args.unsafe_render)
+        rows, confinement = score_predictions(samples, found, out, args.workers, args.render_timeout, args.unsafe_render, args.slow_metrics, args.encoders)
     except RuntimeError as e:  # no confinement, or a scoring process was killed for memory
         raise SystemExit(f"error: {e}") from None
     status = Counter(row["status"] for row in rows)
@@ -383,6 +425,9 @@ def report(runs, args):
     write_report(runs, out / "report.html", Path(args.note).read_text(errors="replace") if args.note else "", args.curves)
     print()
     print_table(*score_table(runs, "language", SHOWN[:3]))
+    for table in domain_tables(runs, short=True):
+        print()
+        print_table(*table)
     if published := published_table(runs):
         print()
         print_table(*published)
@@ -417,6 +462,10 @@ def main():
     parser.add_argument("--workers", type=int, default=None, help="renderer and scorer processes (default: one per core)")
     parser.add_argument("--render-timeout", type=float, default=10.0, help="seconds per program")
     parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
+    parser.add_argument("--slow-metrics", action="store_true", help="add UniSVG's SSIM to SVG (triples its scoring) and Image2Struct's EMS to LaTeX "
+                        "(seconds per answer)")
+    parser.add_argument("--encoders", nargs="+", default=(), metavar="KIND=NAME", help="add metrics that need weights: clip, siglip or dinov2 = "
+                        "directory or hub id, lpips = alex or vgg; clip and lpips make UniSVG's score")
     parser.add_argument("--note", help="text file shown at the top of the report")
     parser.add_argument("--curves", nargs="+", default=(), metavar="DIR", help="training directories whose metrics.jsonl the report draws")
     parser.add_argument("--image", help="with --model: answer this one image")

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import benchmarks
+from domain import ENCODERS, METRICS as DOMAIN_METRICS, REFINE, refine_scores
 from metrics import OUTSIDE_PARTS
 
 REWARD_PARTS = ("reward", "format", "execution", "visual", "coarse", "fine")
@@ -66,10 +67,10 @@ def item_means(rows):
     Left out: failures of the renderer, and a metric that does not exist (code similarity without a reference).
     `X_valid` is the mean of X over the answers that ran.
     """
+    rows = [row for row in rows if row["status"] != "infra"]
     cells, means = defaultdict(lambda: defaultdict(list)), defaultdict(dict)
+    inputs = {row["id"]: row for row in rows if row["mode"] == "copy"}  # the defective programs
     for row in rows:
-        if row["status"] == "infra":
-            continue
         cell = cells[row["mode"], row["id"]]
         for metric in METRICS:
             if row[metric] is not None:
@@ -77,6 +78,14 @@ def item_means(rows):
         if row["execution"]:
             cell["visual_valid"].append(row["visual"])
             cell["outside_valid"].append(row["outside"])
+        special = dict(row.get("domain") or {})
+        if (given := inputs.get(row["id"])) and row.get("copied") is not None:
+            special.update(refine_scores(row["outside"], given["outside"], row["execution"], given["execution"], row["copied"]))
+        for metric, value in special.items():
+            if value is not None:
+                cell[metric].append(value)
+                if row["execution"]:
+                    cell[f"{metric}_valid"].append(value)
         if isinstance(row.get("tokens"), (int, float)):
             cell["tokens"].append(row["tokens"])
             cell["truncated"].append(row["finish"] == "length")
@@ -91,16 +100,17 @@ def mean_se(values):
 
 
 def groups_of(items):
-    """{(kind, name): set of ids}: all, then per language, source and task. items: {id: object of items.jsonl}.
+    """{(kind, name): set of ids}: all, then per language, source, task and domain. items: {id: object of items.jsonl}.
 
     Not per source where there are more than MOST_SOURCES (real data names a file for each image).
     """
     groups = {("all", "all"): set(items)}
-    for kind in ("language", "source", "task"):
-        if len({item[kind] for item in items.values()}) > MOST_SOURCES:
+    for kind in ("language", "source", "task", "domain"):
+        if len({item.get(kind) for item in items.values()}) > MOST_SOURCES:
             continue
         for id_, item in items.items():
-            groups.setdefault((kind, item[kind]), set()).add(id_)
+            if kind in item:
+                groups.setdefault((kind, item[kind]), set()).add(id_)
     return groups
 
 
@@ -151,6 +161,8 @@ def load_runs(paths):
         run["items"] = {i: item for i, item in run["items"].items() if i in shared}
         run["means"] = item_means(row for row in run["rows"] + compared if row["id"] in shared)
         run["table"] = summarise(run["means"], run["items"])
+        run["absent"] = Counter((run["items"][row["id"]]["domain"], row["mode"], metric) for row in run["rows"] + compared
+                                if row["id"] in shared and row["status"] != "infra" for metric, v in (row.get("domain") or {}).items() if v is None)
     return runs
 
 
@@ -226,6 +238,43 @@ def published_table(runs):
     rows += [["" if i else "published", model, *("-" if v is None else f"{v / 100:.3f}" for v in values), source]
              for i, (model, source, *values) in enumerate(benchmarks.PUBLISHED[name])]
     return ["", "model", *(column for column, _ in columns), "source"], rows
+
+
+def domain_tables(runs, short=False):
+    """[(head, rows of strings)]: a table per domain that has metrics of its own, then one of the refine task.
+
+    Cells of a domain: mean ± standard error, failures counting 0, and in brackets the mean over the answers that ran; how many
+    answers a metric could not be computed for stands in the last column. short: greedy answers only (T=1 where there are none).
+    """
+    tables, table = [], runs[0]["table"]
+    modes = [mode for mode in MODES if any(mode in run["table"]["all", "all"] for run in runs)][:1 if short else None]
+    for kind, name in [("domain", d) for d in DOMAIN_METRICS] + [("task", "refine")]:
+        lines = [(f"{run['label']}, {MODES[mode]}", run, run["table"].get((kind, name), {}).get(mode), mode) for run in runs for mode in modes]
+        lines += [(text, runs[0], table.get((kind, name), {}).get(b), b) for b, text in BASELINES.items()]
+        lines, metrics = [line for line in lines if line[2]], REFINE
+        if kind == "domain":
+            absent = lambda run, mode: {m: n for m in (*DOMAIN_METRICS[name], *ENCODERS) if (n := run["absent"][name, mode, m])}
+            metrics = [m for m in (*DOMAIN_METRICS[name], *ENCODERS) if any(m in c or m in absent(run, mode) for _, run, c, mode in lines)]
+        if not any(m in c for _, _, c, _ in lines for m in metrics):
+            continue
+        rows = [["" if i else name, label, str(c["n"])] for i, (label, _, c, _) in enumerate(lines)]
+        for row, (_, run, c, mode) in zip(rows, lines):
+            if kind == "task":
+                row += [cell(c, m) for m in metrics]
+            else:
+                row += [f"{cell(c, m)} ({cell({m: (c[m + '_valid'][0], math.nan)}, m) if m + '_valid' in c else '-'})" if m in c else "not computed" for m in metrics]
+                row.append(", ".join(f"{m} {n}" for m, n in absent(run, mode).items()))
+        tables.append(([kind, "answers of", "items", *metrics, *["not computed"] * (kind == "domain")], rows))
+    return tables
+
+
+def domain_section(runs):
+    """HTML: the tables of domain_tables and how to read them."""
+    return (tables := domain_tables(runs)) and "".join(html_table(*table) for table in tables) + (
+        "<p>Metrics of the domains, as their benchmarks define them (domain.py, traced.py): mean ± standard error with failures as 0, in brackets the "
+        "mean over the answers that ran; last, for how many answers a metric was not computed. Refine: what answers gained in the outside metric "
+        "over the defective program, as a share of what could be gained, how often the result was better, worse or the same, how often a "
+        "program that fails runs afterwards, how often the program came back unchanged.</p>")
 
 
 def print_table(head, rows):
@@ -408,6 +457,7 @@ def page(runs):
         "At a glance": f"{tiles(runs)}<p class=legend>{legend}</p><div class='figures four'>{''.join(bars(runs, m) for m in SHOWN)}</div>",
         f"{last['label']} against the others": found and forest(runs, found) + "<p>Paired over the same items: mean ± standard error, * and dark beyond two "
             "of them; the line is the 95 % bootstrap interval.</p>" + folded("Numbers, by source", html_table(*difference_table(runs, found))),
+        "Metrics of the domains": domain_section(runs),
         "Scores": table(kinds[0] if kinds else "all") + "".join(folded(f"By {kind}", table(kind)) for kind in kinds[1:])}
 
 

@@ -321,6 +321,15 @@ def tiles_and_thumbnail(image, tile):
     return found + [image.resize((tile, tile), Image.BICUBIC)] if len(found) > 1 else found
 
 
+def load_vision(name):
+    """-> (model, image processor) of transformers, by hub name or directory. Raises SystemExit with one line when they cannot be loaded."""
+    from transformers import AutoImageProcessor, AutoModel
+    try:
+        return AutoModel.from_pretrained(name).eval(), AutoImageProcessor.from_pretrained(name, backend="pil")  # the other backend needs torchvision
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: no vision encoder at {name!r}: {str(error).splitlines()[0]}") from None
+
+
 class Encoder:
     """A vision encoder of transformers (DINOv2, CLIP, SigLIP, ...), by hub name or directory; images go in at `side` pixels.
 
@@ -329,16 +338,10 @@ class Encoder:
 
     def __init__(self, name, side=448, device="cpu"):
         import torch
-        from transformers import AutoModel
-        from transformers.image_processing_utils import BaseImageProcessor
         self.torch, self.side, self.device = torch, side, device
-        try:
-            model = AutoModel.from_pretrained(name)
-            settings = BaseImageProcessor.get_image_processor_dict(name)[0]
-        except (OSError, ValueError) as error:
-            raise SystemExit(f"error: no vision encoder at {name!r}: {str(error).splitlines()[0]}") from None
-        self.model = getattr(model, "vision_model", model).to(device).eval()
-        self.mean, self.std = (torch.tensor(settings[key], dtype=torch.float32)[:, None, None] for key in ("image_mean", "image_std"))  # [3, 1, 1]
+        model, processor = load_vision(name)
+        self.model = getattr(model, "vision_model", model).to(device)
+        self.mean, self.std = (torch.tensor(x, dtype=torch.float32)[:, None, None] for x in (processor.image_mean, processor.image_std))  # [3, 1, 1]
 
     def run(self, images):
         """PIL images -> the model's output for the batch [n, 3, side, side]."""

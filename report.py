@@ -22,7 +22,8 @@ from metrics import OUTSIDE_PARTS
 REWARD_PARTS = ("reward", "format", "execution", "visual", "coarse", "fine")
 METRICS = REWARD_PARTS + OUTSIDE_PARTS
 SHOWN = ("execution", "visual", "reward", "outside")  # the columns of tables and bars
-MODES = {"greedy": "greedy", "t1": "T=1"}
+MODES = {"greedy": "greedy", "t1": "T=1"}  # and those of search.py, named as they are: SEARCHED
+SEARCHED = re.compile(r"best\d+(\+refine\d+)?")
 BASELINES = {"blank": "blank canvas", "other": "random other", "copy": "copy input (refine)"}
 MOST_SOURCES = 12
 
@@ -76,6 +77,13 @@ def item_means(rows):
 def mean_se(values):
     """Mean and standard error of a list of numbers; the error of a single one is NaN."""
     return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def modes_of(runs):
+    """{mode: its name in tables} of those that any of the runs has: MODES first, then search.py's by the programs they take."""
+    found = {mode for run in runs for mode in run["means"]}
+    return {mode: name for mode, name in MODES.items() if mode in found} | {
+        mode: mode for mode in sorted(filter(SEARCHED.fullmatch, found), key=lambda mode: [int(n) for n in re.findall(r"\d+", mode)])}
 
 
 def groups_of(items):
@@ -154,13 +162,13 @@ def cell(column, metric):
 
 def score_table(runs, kind, metrics=SHOWN):
     """(head, rows of strings): for all items and per `kind` a line for each run, then for each baseline."""
-    rows, table = [], runs[0]["table"]
+    rows, table, modes = [], runs[0]["table"], modes_of(runs)
     for group in (g for g in table if g[0] in ("all", kind)):
-        lines = [(run["label"], [run["table"][group].get(mode) for mode in MODES]) for run in runs]
-        lines += [(name, [table[group][b], None]) for b, name in BASELINES.items() if b in table[group]]
+        lines = [(run["label"], [run["table"][group].get(mode) for mode in modes]) for run in runs]
+        lines += [(name, [table[group][b], *[None] * (len(modes) - 1)]) for b, name in BASELINES.items() if b in table[group]]
         rows += [[group[1] if i == 0 else "", label, str(max((c["n"] for c in columns if c), default=0)),
                   *(cell(c, m) for m in metrics for c in columns)] for i, (label, columns) in enumerate(lines)]
-    return [kind, "answers of", "items", *(m if mode == "greedy" else f"{m} T=1" for m in metrics for mode in MODES)], rows
+    return [kind, "answers of", "items", *(m if mode == "greedy" else f"{m} {name}" for m in metrics for mode, name in modes.items())], rows
 
 
 def difference_table(runs):
@@ -168,7 +176,7 @@ def difference_table(runs):
     groups, rows = {g: ids for g, ids in groups_of(runs[0]["items"]).items() if g[0] in ("all", "source")}, []
     for other in runs[:-1]:
         first = f"{runs[-1]['label']} - {other['label']}"
-        for mode, name in MODES.items():
+        for mode, name in modes_of(runs).items():
             gains = [paired(other["means"][mode], runs[-1]["means"][mode], ids) for ids in groups.values()]
             for metric in SHOWN if gains[0] else ():
                 cells = ["-" if not g else "{:+.3f}±{:.3f}{} [{:+.3f}, {:+.3f}]".format(
@@ -196,20 +204,22 @@ def html_table(head, rows, strong=None):
 # ----------------------------------------------------------------------------------------------------------------- report
 
 def bars(runs, metric):
-    """Inline SVG: per group (all, languages) two bars a run, greedy solid and T=1 light, errors, baselines dashed."""
+    """Inline SVG: per group (all, languages) a bar per mode and run, the first solid, the others light, errors, baselines dashed."""
     groups = [g for g in runs[0]["table"] if g[0] in ("all", "language")]
-    step, y = 30 * len(runs) + 26, lambda v: 146 - 138 * max(0.0, min(1.0, v))
+    modes = modes_of(runs)
+    wide = 14 * len(modes) + 2  # of a run's bars
+    step, y = wide * len(runs) + 26, lambda v: 146 - 138 * max(0.0, min(1.0, v))
     parts = [f'<line x1=26 x2={26 + step * len(groups)} y1={y(v):.1f} y2={y(v):.1f} class=grid /><text x=20 y={y(v) + 4:.1f} '
              f'text-anchor=end>{v:g}</text>' for v in (0, 0.5, 1)]
     for i, group in enumerate(groups):
         left, columns = 34 + i * step, runs[0]["table"][group]
         for r, run in enumerate(runs):
-            for m, mode in enumerate(MODES):
+            for m, mode in enumerate(modes):
                 if metric in (column := run["table"][group].get(mode, {})):
-                    (mean, se), x = column[metric], left + r * 30 + m * 14
+                    (mean, se), x = column[metric], left + r * wide + m * 14
                     se = se if se == se else 0.0
-                    parts.append(f'<rect x={x} y={y(mean):.1f} width=12 height={y(0) - y(mean):.1f} class="c{r % 6} m{m}"><title>'
-                                 f'{html.escape(run["label"])}, {MODES[mode]}: {cell(column, metric)}</title></rect>'
+                    parts.append(f'<rect x={x} y={y(mean):.1f} width=12 height={y(0) - y(mean):.1f} class="c{r % 6} m{min(m, 3)}"><title>'
+                                 f'{html.escape(run["label"])}, {modes[mode]}: {cell(column, metric)}</title></rect>'
                                  f'<line x1={x + 6} x2={x + 6} y1={y(mean - se):.1f} y2={y(mean + se):.1f} class=error />')
         for name in ("blank", "other"):
             if metric in columns.get(name, ()) and metric != "execution":
@@ -261,10 +271,10 @@ def gallery(runs):
             shown = {mode: [(row := a.get((id_, mode))) and {
                 "v": [row[m] if row[m] is None else round(row[m], 3) for m in METRICS], "s": row["status"], "m": row["message"],
                 "c": row["response"], "i": row["render"] and thumbnail(run["dir"] / row["render"])}
-                for run, a in zip(runs, answers)] for mode in MODES}
+                for run, a in zip(runs, answers)] for mode in modes_of(runs)}
             items.append({"id": id_, "l": item["language"], "t": item["task"], "o": item["source"], "p": item["prompt"],
                           "a": item["answer"], "g": thumbnail(runs[0]["dir"] / item["target"]), "r": shown})
-    return json.dumps({"runs": [r["label"] for r in runs], "metrics": METRICS, "modes": MODES, "items": items}).replace("<", "\\u003c")
+    return json.dumps({"runs": [r["label"] for r in runs], "metrics": METRICS, "modes": modes_of(runs), "items": items}).replace("<", "\\u003c")
 
 
 def write_report(runs, path, note="", training=()):
@@ -281,7 +291,7 @@ def write_report(runs, path, note="", training=()):
             tiles += f"<div><small>{metric}, {MODES[mode]}</small><b>{column[metric][0]:.3f}</b><small>{esc(delta)}</small></div>"
     sections = {
         "": "".join(f"<p class=note>{esc(p.strip())}</p>" for p in note.split("\n\n") if p.strip()),
-        "At a glance": f'<div class=tiles>{tiles}</div><p class=legend>{legend}<span>solid: greedy, light: T=1</span><span><b></b>blank '
+        "At a glance": f'<div class=tiles>{tiles}</div><p class=legend>{legend}<span>bars of a run: {", ".join(modes_of(runs).values())}</span><span><b></b>blank '
                        f'canvas</span><span><b class=other></b>random other sample</span></p><div class=figures>'
                        f'{"".join(bars(runs, m) for m in SHOWN)}</div>',
         f"{last['label']} against the others": len(runs) > 1 and html_table(*difference_table(runs)) + "<p>Paired over the same items: mean ± "
@@ -289,8 +299,12 @@ def write_report(runs, path, note="", training=()):
         **{f"By {kind}": html_table(*score_table(runs, kind), last["label"]) for kind in ("language", "source", "task")
            if any(g[0] == kind for g in last["table"])},
         "How to read this": "<p>execution: share of programs that render. visual and reward: what ViRL trains on. outside: a visual metric that "
-                            "shares no code with the reward (masked SSIM, edges, palette, coarse layout). Columns without T=1 are greedy.</p><ul>"
+                            "shares no code with the reward (masked SSIM, edges, palette, coarse layout). Columns without a name are greedy answers; T=1: sampled; bestN+refineK: "
+                            "the best of N programs by their reward, then K rounds of refinement.</p><ul>"
                             + "".join(f"<li>{esc(run['label'])}: {esc(run['counts'])}</li>" for run in runs) + "</ul>",
+        "Search at test time": "".join(f'<figure><h4>{esc(run["label"])}</h4><img alt="quality against programs sampled per image" src="data:image/png;base64,'
+                                       f'{base64.b64encode((run["dir"] / "search.png").read_bytes()).decode()}"></figure>'
+                                       for run in runs if any(map(SEARCHED.fullmatch, run["means"])) and (run["dir"] / "search.png").is_file()),
         "Training": training and f"<div class=figures>{curves(training)}</div>",
         "Gallery": f"<p>{f'The first {shown} of {n} items. ' if shown < n else ''}The target, then for each run its render and the difference to the "
                    "target (white: none).</p><div id=controls></div><div id=cards></div>"}
@@ -336,8 +350,8 @@ th{color:var(--soft);font-weight:500;border-bottom:1px solid var(--line)}th:nth-
 .legend span{margin-right:18px;white-space:nowrap}.legend i{display:inline-block;width:11px;height:11px;border-radius:3px;margin-right:6px}
 .legend b{display:inline-block;width:18px;margin:0 6px 4px 0;border-top:2px dashed var(--soft)}.legend b.other{border-color:var(--k5)}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(430px,100%),1fr));gap:18px 34px}.figures:has(.small){grid-template-columns:repeat(auto-fill,minmax(220px,1fr))}
-figure{margin:0}svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:var(--soft)}.grid{stroke:var(--line)}.error{stroke:var(--ink);stroke-width:1.3}
-.base{stroke:var(--soft);stroke-width:1.6;stroke-dasharray:5 3}.base.other{stroke:var(--k5)}.m1{opacity:.5}polyline{fill:none;stroke:var(--c);stroke-width:1.8}rect{fill:var(--c)}i{background:var(--c)}
+figure{margin:0}figure img{max-width:100%}svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:var(--soft)}.grid{stroke:var(--line)}.error{stroke:var(--ink);stroke-width:1.3}
+.base{stroke:var(--soft);stroke-width:1.6;stroke-dasharray:5 3}.base.other{stroke:var(--k5)}.m1{opacity:.5}.m2{opacity:.7}.m3{opacity:.85}polyline{fill:none;stroke:var(--c);stroke-width:1.8}rect{fill:var(--c)}i{background:var(--c)}
 .c0{--c:var(--k0)}.c1{--c:var(--k1)}.c2{--c:var(--k2)}.c3{--c:var(--k3)}.c4{--c:var(--k4)}.c5{--c:var(--k5)}
 #controls{display:flex;flex-wrap:wrap;gap:8px;position:sticky;top:0;background:var(--card);padding:10px 0;z-index:2;border-bottom:1px solid var(--line)}
 select,input{font:13px system-ui,sans-serif;padding:5px 8px;border:1px solid var(--line);border-radius:8px;background:var(--page);color:var(--ink);max-width:170px}#controls span{color:var(--soft);align-self:center}

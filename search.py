@@ -22,7 +22,6 @@ Left out here: rendering while others still decode (virl.py does), tree search, 
 """
 import contextlib
 import json
-import math
 import re
 import sys
 import time
@@ -40,7 +39,7 @@ from eval import judge, load_model, read_predictions
 from metrics import letterbox
 from refine import refine_prompt
 from render import Renderer, available
-from report import mean_se, print_table, read_lines, write_lines, write_text
+from report import MODES, mean_se, print_table, read_lines, write_lines, write_text
 from reward import extract_code, start_scorer
 
 EXACT = 0.9995  # reward from which nothing is left to correct
@@ -54,15 +53,12 @@ def ask(policy, samples, seeds, max_new_tokens, slots, top_p=1.0):
     seeds: a list of ints per sample. A prompt that does not fit the context gets empty answers, finish "unusable".
     """
     from generate import generate
-    examples, answers = [], [None] * len(samples)
-    for i, (s, own) in enumerate(zip(samples, seeds)):
-        try:
+    examples, answers = [], [[{"response": "", "finish": "unusable", "tokens": 0}] * len(own or [0]) for own in seeds]
+    for i, s in enumerate(samples):
+        with contextlib.suppress(ValueError):
             example = policy.encode(s.prompt, data.open_image(s))
-            if example.prompt_length + max_new_tokens > policy.context:
-                raise ValueError
-            examples.append((i, example))
-        except ValueError:
-            answers[i] = [{"response": "", "finish": "unusable", "tokens": 0} for _ in own or [0]]
+            if example.prompt_length + max_new_tokens <= policy.context:
+                examples.append((i, example))
     for greedy in (True, False):
         some = [(i, example) for i, example in examples if (seeds[i] is None) == greedy]
         if some:
@@ -108,14 +104,12 @@ def correct(samples, chosen, sampler, assess, proposals, seed, round):
     chosen: the best candidate of each so far, or None. sampler(samples, seeds), assess(samples, answers): as `ask`, `judges`.
     """
     from generate import rollout_seed
-    candidates = [[] for _ in samples]
-    todo = [i for i, c in enumerate(chosen) if c and c["reward"] < EXACT]
-    if todo:
-        prompts = [correction(samples[i], chosen[i]) for i in todo]
-        answers = sampler(prompts, [[rollout_seed(seed, samples[i].id, f"refine{round}", k) for k in range(proposals)] for i in todo])
-        for i, group in zip(todo, assess(prompts, answers)):
-            candidates[i] = group
-    return candidates
+    todo = [(s, c) for s, c in zip(samples, chosen) if c and c["reward"] < EXACT]
+    if not todo:
+        return [[] for _ in samples]
+    prompts = [correction(s, c) for s, c in todo]
+    new = iter(assess(prompts, sampler(prompts, [[rollout_seed(seed, s.id, f"refine{round}", k) for k in range(proposals)] for s, _ in todo])))
+    return [next(new) if c and c["reward"] < EXACT else [] for c in chosen]
 
 
 # --------------------------------------------------------------------------------------------------- a whole test set
@@ -153,13 +147,12 @@ def search(load, judging, samples, out, best_of, rounds, proposals, max_new_toke
             batch = mine[start:start + size]
             chosen = [None] * len(batch)
             for round in range(rounds + 1):
-                lacking = [i for i, s in enumerate(batch) if (s.id, round) not in done]
-                some = [batch[i] for i in lacking]
+                lacking = [(s, c) for s, c in zip(batch, chosen) if (s.id, round) not in done]
+                some = [s for s, _ in lacking]
                 if round:
-                    new = correct(some, [chosen[i] for i in lacking], sampler, assess, proposals, seed, round)
+                    new = correct(some, [c for _, c in lacking], sampler, assess, proposals, seed, round)
                 else:
-                    keep = ("response", "finish", "tokens")
-                    new = assess(some, [[{k: found[s.id, *key].get(k) for k in keep} for key in first] for s in some])
+                    new = assess(some, [[{k: found[s.id, *key].get(k) for k in ("response", "finish", "tokens")} for key in first] for s in some])
                 for s, candidates in zip(some, new):
                     done[s.id, round] = candidates = [{k: None if v != v else v for k, v in c.items()} for c in candidates]
                     f.write(json.dumps({"id": s.id, "round": round, "candidates": candidates}).encode() + b"\n")
@@ -176,7 +169,7 @@ def search(load, judging, samples, out, best_of, rounds, proposals, max_new_toke
         points = curve(read_lines(log))
         names = [f"best{best_of}"] * (best_of > 1) + [f"best{best_of}+refine{rounds}"] * (rounds > 0)
         rows = [{"id": s.id, "mode": name, "k": 0, **{k: points[name][s.id][k] for k in ("response", "finish", "tokens")}} for s in samples for name in names]
-        write_lines(merged, [row for row in found.values() if row["mode"] in ("greedy", "t1")] + rows)
+        write_lines(merged, [row for row in read_lines(merged) if row["mode"] in MODES] + rows)
         write_curve(points, out)
 
 
@@ -195,8 +188,8 @@ def curve(lines):
         tried = {"greedy" if size == 1 else f"best{size}": rounds[0][:size] for size in sizes}
         tried |= {f"best{n}+refine{r}": [c for q in range(r + 1) for c in rounds[q]] for r in sorted(rounds) if r}
         for point, candidates in tried.items():
-            points.setdefault(point, {})[id_] = {**(best(candidates) or candidates[0]), "programs": len(candidates), "spent": sum(c["tokens"] or 0 for c in candidates),
-                                                 "infra": sum(c["status"] == "infra" for c in candidates)}
+            counts = {"programs": len(candidates), "spent": sum(c["tokens"] or 0 for c in candidates), "infra": sum(c["status"] == "infra" for c in candidates)}
+            points.setdefault(point, {})[id_] = {**(best(candidates) or candidates[0]), **counts}
     return points
 
 
@@ -222,18 +215,15 @@ def write_curve(points, out):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), dpi=110, layout="constrained")
-    for axis, metric in zip(axes, ("outside", "reward")):
-        for refined, colour, label in ((False, "#2e6fdb", "greedy, then best of N"), (True, "#e0a238", "then refined")):
-            some = [r for r in rows if ("+" in r["point"]) == refined]
-            if refined and some:
-                some = [r for r in rows if "+" not in r["point"]][-1:] + some  # the line goes on where the first one ends
-            if some:
-                axis.errorbar([r["programs"] for r in some], [r[metric][0] for r in some], [r[metric][1] for r in some], color=colour, marker="o", capsize=3, label=label)
+    sampled, refined = ([r for r in rows if ("+" in r["point"]) == search] for search in (False, True))
+    for axis, metric, title in zip(axes, ("outside", "reward"), ("outside metric (no choice sees it)", "reward (the judge)")):
+        for some, colour, label in ((sampled, "#2e6fdb", "greedy, then best of N"), (sampled[-1:] + refined, "#e0a238", "then refined"))[:1 + bool(refined)]:
+            means, errors = zip(*(r[metric] for r in some))
+            axis.errorbar([r["programs"] for r in some], means, errors, color=colour, marker="o", capsize=3, label=label)
         axis.set_xscale("log", base=2)
-        ticks = sorted({1, *(2**i for i in range(1 + math.ceil(math.log2(max(r["programs"] for r in rows) + 1e-9))))})
-        axis.set_xticks(ticks, map(str, ticks))
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.set_xlabel("programs sampled per image")
-        axis.set_title({"outside": "outside metric (no choice sees it)", "reward": "reward (the judge)"}[metric], fontsize=10)
+        axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=9, loc="lower right")
@@ -251,8 +241,7 @@ def comparison(target, render, caption):
     panels = np.concatenate([a, b, 255 - abs(a - b)], 1).repeat(zoom, 0).repeat(zoom, 1).astype(np.uint8)  # [zoom side, 3 zoom side, 3]
     sheet = Image.new("RGB", (panels.shape[1], panels.shape[0] + 22), "white")
     sheet.paste(Image.fromarray(panels))
-    for x in (1, 2):
-        ImageDraw.Draw(sheet).line([(x * side * zoom, 0), (x * side * zoom, side * zoom)], "#9aa5b8")
+    ImageDraw.Draw(sheet).rectangle((side * zoom, 0, 2 * side * zoom, side * zoom), outline="#9aa5b8")
     ImageDraw.Draw(sheet).text((6, panels.shape[0] + 5), caption, "black")
     return sheet
 
@@ -264,9 +253,10 @@ def in_closest_language(sample, languages, sampler, assess):
     """
     tries = [replace(sample, language=name, prompt=f"Write {data.NAMES[name]} code that draws this image.") for name in languages]
     candidates = [group[0] for group in assess(tries, sampler(tries, [None] * len(tries)))]
-    if (chosen := best(candidates)) is None:
+    chosen = best(candidates)
+    if chosen is None:
         raise SystemExit(f"error: the renderer failed ({candidates[0]['message']}). `python render.py --doctor` says what is missing.")
-    return tries[next(i for i, c in enumerate(candidates) if c is chosen)], chosen, candidates
+    return tries[candidates.index(chosen)], chosen, candidates
 
 
 def one_image(args):
@@ -278,26 +268,22 @@ def one_image(args):
     sample = data.Sample("", "", path.read_bytes(), id=path.name)
     try:
         sample.width, sample.height = data.open_image(sample).size
-    except ValueError as e:
-        raise SystemExit(f"error: {path}: {e}.") from None
-    policy, languages = load_model(args.model), [args.language] if args.language else [name for name in data.LANGUAGES if args.unsafe_render or not available()[name]]
-    try:
+        policy = load_model(args.model)
         policy.encode("", data.open_image(sample))
     except ValueError as e:
         raise SystemExit(f"error: {path}: {e}.") from None
+    languages = [args.language] if args.language else [name for name in data.LANGUAGES if args.unsafe_render or not available()[name]] or data.LANGUAGES
     sampler = lambda samples, seeds: ask(policy, samples, seeds, args.max_new_tokens, args.slots, args.top_p)
     with judges(args.workers, args.render_timeout, args.unsafe_render) as assess:
         sample, chosen, candidates = in_closest_language(sample, languages, sampler, assess)
         for name, c in zip(languages if len(languages) > 1 else (), candidates):
             print(f"{name:7} reward {c['reward']:.3f}" + ("" if c["status"] == "ok" else f"  {c['status']}: {c['message']}"), file=sys.stderr)
         programs = len(candidates)
-        for round in range(args.refine + 1):
-            if round:
-                (more,) = correct([sample], [chosen], sampler, assess, args.proposals, args.seed, round)
-            elif args.best_of > 1:
-                (more,) = assess([sample], sampler([sample], [[rollout_seed(args.seed, sample.id, k) for k in range(args.best_of - 1)]]))
-            else:
-                more = []
+        if args.best_of > 1:
+            (more,) = assess([sample], sampler([sample], [[rollout_seed(args.seed, sample.id, k) for k in range(args.best_of - 1)]]))
+            chosen, programs = best([chosen, *more]), programs + len(more)
+        for round in range(1, args.refine + 1):
+            (more,) = correct([sample], [chosen], sampler, assess, args.proposals, args.seed, round)
             chosen, programs = best([chosen, *more]), programs + len(more)
         code = extract_code(chosen["response"], sample.language)[0]
         print(chosen["response"] if code is None else code)
@@ -305,8 +291,8 @@ def one_image(args):
         file = out / f"answer.{ {'python': 'py', 'latex': 'tex'}.get(sample.language, sample.language)}"
         write_text(file, chosen["response"] if code is None else code)
         if code is None:
-            raise SystemExit(f"error: the answer holds no single ```{sample.language} block ({chosen['tokens']} tokens, ended by "
-                             f"{'the --max-new-tokens limit' if chosen['finish'] == 'length' else 'the model'}); it is in {file}.")
+            end = {"length": "the --max-new-tokens limit", "unusable": "the context, which prompt and --max-new-tokens exceed"}.get(chosen["finish"], "the model")
+            raise SystemExit(f"error: the answer holds no single ```{sample.language} block ({chosen['tokens']} tokens, ended by {end}); it is in {file}.")
         if chosen["status"] != "ok":
             raise SystemExit(f"error: the program does not render ({chosen['status']}: {chosen['message']}); it is in {file}.")
         assess([sample], [[chosen]], out / "render.png")

@@ -122,8 +122,9 @@ def search(load, judging, samples, out, best_of, rounds, proposals, max_new_toke
     merged, log = out / "predictions.jsonl", out / "search.jsonl"
     first = [("greedy", 0)] + [("t1", k) for k in range(best_of - 1)]
     ids, mine = {s.id for s in samples}, samples[rank::world]
-    while any((id_, *key) not in (found := read_predictions([merged], ids)[0]) for id_ in ids for key in first):
-        time.sleep(1)  # rank 0 is still to merge them
+    needed = {(id_, *key) for id_ in ids for key in first}
+    while not needed <= set(found := read_predictions([merged] if merged.exists() else [], ids)[0]):
+        time.sleep(1)  # rank 0 has not merged them yet
 
     def finished():
         lines = {}
@@ -206,8 +207,8 @@ def write_curve(points, out):
     write_text(out / "search.json", re.sub(r"\bNaN\b", "null", json.dumps(rows, indent=1)))
     pair = lambda mean, se, sign="": re.sub(r"\b0\.", ".", f"{mean:{sign}.4f}±{se:.4f}")
     print()
-    print_table(["", "items", "programs", "tokens", "outside", "gain on greedy", "reward", "gain on greedy", "execution"], [
-        [r["point"], str(r["items"]), f"{r['programs']:.2f}", f"{r['spent']:.0f}", pair(*r["outside"]), pair(*r["outside_gain"], "+"), pair(*r["reward"]),
+    print_table(["search", "answers", "items", "programs", "tokens", "outside", "gain on greedy", "reward", "gain on greedy", "execution"], [
+        ["", r["point"], str(r["items"]), f"{r['programs']:.2f}", f"{r['spent']:.0f}", pair(*r["outside"]), pair(*r["outside_gain"], "+"), pair(*r["reward"]),
          pair(*r["reward_gain"], "+"), f"{r['execution'][0]:.3f}"] for r in rows])
     print("programs and tokens: sampled per image. The reward chooses; the outside metric is never seen by the choice. Gains are paired."
           + (f" {rows[-1]['infra']} candidates lost to infra failures." if rows[-1]["infra"] else ""))
@@ -218,11 +219,11 @@ def write_curve(points, out):
     sampled, refined = ([r for r in rows if ("+" in r["point"]) == search] for search in (False, True))
     for axis, metric, title in zip(axes, ("outside", "reward"), ("outside metric (no choice sees it)", "reward (the judge)")):
         for some, colour, label in ((sampled, "#2e6fdb", "greedy, then best of N"), (sampled[-1:] + refined, "#e0a238", "then refined"))[:1 + bool(refined)]:
-            means, errors = zip(*(r[metric] for r in some))
-            axis.errorbar([r["programs"] for r in some], means, errors, color=colour, marker="o", capsize=3, label=label)
+            axis.errorbar([r["programs"] for r in some], [r[metric][0] for r in some], [r[f"{metric}_gain"][1] for r in some], color=colour, marker="o", capsize=3,
+                          label=label)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.set_xlabel("programs sampled per image")
+        axis.set_xlabel("programs sampled per image (bars: error of the gain on greedy)", fontsize=9)
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)

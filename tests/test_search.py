@@ -98,6 +98,16 @@ def test_best_of_keeps_the_best_and_refinement_takes_only_improvements(tmp_path,
     assert Image.open(tmp_path / "out" / "search.png").width > 500
 
 
+def test_odd_rounds_say_how_a_program_fails_and_even_ones_do_not():
+    (sample,), failing = drawn_samples(1), {"response": "```python\nx\n```", "status": "timeout", "message": "", "reward": 0.1}
+    sample.language, prompts = "python", []
+    ask = lambda samples, seeds: prompts.append(samples[0].prompt) or [[{"response": ""}] for _ in samples]
+    for round in (1, 2, 3):
+        search.correct([sample], [failing], ask, assess, 1, 0, round)
+    silent = refine.refine_prompt("python", "x")
+    assert prompts == [silent + "\nRunning it fails: timeout", silent, silent + "\nRunning it fails: timeout"]
+
+
 def test_greedy_alone_can_be_refined_and_other_numbers_are_refused_on_resuming(tmp_path, monkeypatch):
     samples = begun(tmp_path / "out", [[says(0.5), says(0.6)]])
     _, of = searched(tmp_path / "out", samples, [[says(0.55)]], 1, 1, monkeypatch)

@@ -228,11 +228,11 @@ def write_curve(points, out):
                           label=label)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.set_xlabel("programs sampled per image (bars: error of the gain on greedy)", fontsize=9)
+        axis.set_xlabel("programs sampled per image")
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False, fontsize=9, loc="lower right")
+    axes[0].legend(frameon=False, fontsize=9, loc="lower right", title="bars: error of the gain on greedy", title_fontsize=9)
     figure.savefig(out / "search.png")
     plt.close(figure)
 

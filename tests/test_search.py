@@ -165,8 +165,6 @@ def test_tables_show_whatever_modes_there_are():
     assert [row[3:] for row in rows] == [["-", "-", "-", ".500±.010", "-"], [".100±.010", "-", "-", "-", "-"]]
 
 
-# ------------------------------------------------------------------------------------------------------------ one image
-
 def run_eval(monkeypatch, *argv):
     monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, argv)])
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
@@ -176,6 +174,27 @@ def run_eval(monkeypatch, *argv):
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
+
+@needs_web
+def test_the_command_searches_scores_and_reports(tmp_path, tiny, monkeypatch, capsys):
+    items = [s for s in drawn_samples(12) if s.language == "svg"][:3]
+    data.write_samples(items, tmp_path / "test" / "part-0.parquet")
+    options = ["--model", tiny, "--data", tmp_path / "test", "--out", tmp_path / "out", "--samples", 0, "--max-new-tokens", 8]
+    run_eval(monkeypatch, *options)
+    assert "Search at test time" not in (tmp_path / "out" / "report.html").read_text()
+    run_eval(monkeypatch, *options, "--resume", "--best-of", 2, "--refine", 1, "--proposals", 1)  # search goes on from a plain evaluation
+    rows = report.read_lines(tmp_path / "out" / "scores.jsonl")
+    assert sorted((r["id"], r["mode"]) for r in rows) == sorted((s.id, m) for s in items for m in ("greedy", "t1", "best2", "best2+refine1"))
+    page, printed = (tmp_path / "out" / "report.html").read_text(), capsys.readouterr().out
+    assert "Search at test time" in page and 'src="data:image/png;base64,' in page and "reward best2+refine1" in printed and "best2+refine1" in page
+    found, aside = ev.read_predictions([tmp_path / "out" / "predictions.jsonl"], {s.id for s in items})
+    assert len(found) == 12 and not aside
+    (tmp_path / "alien.jsonl").write_text("".join(json.dumps({"id": items[0].id, "mode": m, "response": ""}) + "\n" for m in ("best", "best8+", "best8", "refine2", "xbest8")))
+    found, aside = ev.read_predictions([tmp_path / "alien.jsonl"], {items[0].id})
+    assert [mode for _, mode, _ in found] == ["best8"] and aside == {"broken lines": 4}
+
+
+# ------------------------------------------------------------------------------------------------------------ one image
 
 RIGHT = svg('<rect x="8" y="8" width="24" height="40" fill="red"/><circle cx="48" cy="40" r="12" fill="blue"/>')
 CLOSE = svg('<rect x="8" y="8" width="24" height="40" fill="red"/>')

@@ -7,11 +7,12 @@ anyone's predictions.
     torchrun --nproc_per_node=8 eval.py --model DIR --data DIR --out OUT          # rank r takes items r::8
     python eval.py --predictions FILE --data out/data/test --out OUT              # score only
     python eval.py --compare out/eval/sft out/eval/control out/eval/virl --out out
-    python eval.py --model out/virl --image shot.png --language html              # one image
     python eval.py --model out/virl --benchmark chartmimic --data DIR --out OUT   # a public benchmark (benchmarks.py)
+    python eval.py --model out/virl --data out/data/test --out OUT --best-of 8 --refine 2    # search.py
+    python eval.py --model out/virl --image shot.png                              # one image, likewise
 
-predictions.jsonl holds one object a line: `id` (of the sample), `mode` ("greedy" | "t1" = temperature 1), `k` (number
-of the answer at temperature 1, from 0), `response` (the whole answer, fence included), `finish` ("stop" | "length" |
+predictions.jsonl holds one object a line: `id` (of the sample), `mode` ("greedy" | "t1" = temperature 1 | "bestN",
+"bestN+refineK" = chosen by search.py), `k` (number of the answer at temperature 1, from 0), `response` (the whole answer, fence included), `finish` ("stop" | "length" |
 "unusable" = could not be asked), `tokens` (length). Only id, mode and response are needed.
 
 OUT gets items.jsonl (what was asked), scores.jsonl (a line per prediction: reward parts, outside metrics, status,
@@ -28,10 +29,9 @@ Where a sample has a reference answer, domain.py adds the metrics of its domain 
 scores.jsonl, {metric: value, null where it cannot be computed}): ChartMimic, Design2Code, UniSVG, Image2Struct, chemistry. The
 reference is rendered once per item for that. `--slow-metrics` adds UniSVG's and Image2Struct's, `--encoders clip=NAME lpips=alex
 ...` those that need weights. For the refine task the report tells what the answers gained over the defective code.
-
-Left out here: search at test time.
 """
 import argparse
+import functools
 import hashlib
 import json
 import math
@@ -54,9 +54,9 @@ from tqdm import tqdm
 import benchmarks
 import data
 import domain
-from metrics import OUTSIDE_PARTS, SIDE, edit_similarity, letterbox, look, outside_metrics, working_side
+from metrics import OUTSIDE_PARTS, SIDE, edit_similarity, look, outside_metrics, working_side
 from render import Render, Renderer, available
-from report import (MODES, REWARD_PARTS, SHOWN, difference_table, domain_tables, load_runs, print_table, published_table, read_lines, score_table, write_lines,
+from report import (MODES, REWARD_PARTS, SEARCHED, SHOWN, difference_table, domain_tables, load_runs, print_table, published_table, read_lines, score_table, write_lines,
                     write_report, write_sheet, write_text)
 from reward import extract_code, score, start_scorer
 
@@ -72,7 +72,7 @@ def read_predictions(files, known):
         try:
             row = json.loads(line)
             id_, mode, k, response = row["id"], row["mode"], row.get("k", 0), row["response"]
-            if mode not in MODES or type(k) is not int or k < 0 or not isinstance(response, str):
+            if not (mode in MODES or SEARCHED.fullmatch(mode)) or type(k) is not int or k < 0 or not isinstance(response, str):
                 raise ValueError
         except (ValueError, TypeError, KeyError, RecursionError):
             aside["broken lines"] += 1
@@ -325,41 +325,6 @@ def score_predictions(samples, found, out, workers=None, timeout=10.0, unsafe=Fa
     return rows, renderer.confinement
 
 
-# -------------------------------------------------------------------------------------------------------------- one image
-
-def one_image(args):
-    """Image -> code on stdout, OUT/answer.*, OUT/render.png and OUT/comparison.png (target, render, difference)."""
-    out = Path(args.out or "out/image")
-    try:
-        sample = data.Sample(f"Write {data.NAMES[args.language]} code that draws this image.", "", Path(args.image).read_bytes())
-        target = data.open_image(sample)
-        policy = load_model(args.model)
-        from generate import generate
-        rollout = generate(policy, [policy.encode(sample.prompt, target)], 1, args.max_new_tokens, 0.0)[0][0]
-    except ValueError as e:
-        raise SystemExit(f"error: {args.image}: {e}.") from None
-    code, _ = extract_code(rollout.text, args.language)
-    print(rollout.text if code is None else code)
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / f"answer.{ {'python': 'py', 'latex': 'tex'}.get(args.language, args.language)}"
-    write_text(file, rollout.text if code is None else code)
-    if code is None:
-        raise SystemExit(f"error: the answer holds no single ```{args.language} block ({len(rollout.token_ids)} tokens, ended by "
-                         f"{'the --max-new-tokens limit' if rollout.finish == 'length' else 'the model'}); it is in {file}.")
-    with Renderer(1, args.render_timeout, args.unsafe_render) as renderer:
-        render = renderer.submit(args.language, code, target.size).result()
-    if render.image is None:
-        raise SystemExit(f"error: the program does not render ({render.status}: {render.message}); it is in {file}.")
-    Image.fromarray(render.image).save(out / "render.png")
-    target = np.asarray(target)
-    side = max(*target.shape[:2], *render.image.shape[:2])
-    a, b = (letterbox(picture, side).astype(int) for picture in (target, render.image))
-    Image.fromarray(np.concatenate([a, b, 255 - abs(a - b)], 1).astype(np.uint8)).save(out / "comparison.png")
-    side = working_side(target)
-    print(f"wrote {file}, render.png and comparison.png beside it; outside visual metric "
-          f"{outside_metrics(look(target, side), look(render.image, side))['outside']:.3f}", file=sys.stderr)
-
-
 # ------------------------------------------------------------------------------------------------------------------- main
 
 def held_out(path, limit, benchmark=None):
@@ -385,6 +350,11 @@ def held_out(path, limit, benchmark=None):
     return samples
 
 
+def unavailable(samples, unsafe):
+    """{language of Samples that cannot be rendered here: why}."""
+    return {} if unsafe else {k: why for k, why in available().items() if why and k in {s.language for s in samples}}
+
+
 def score_file(args, samples, file):
     """Score one file of predictions into OUT, then report."""
     out, started = Path(args.out), time.perf_counter()
@@ -392,7 +362,7 @@ def score_file(args, samples, file):
     if not found:
         raise SystemExit(f"error: {file} holds no prediction for {args.data} ({', '.join(f'{n} {w}' for w, n in aside.items()) or 'it is empty'})"
                          '. A line is {"id": ..., "mode": "greedy" or "t1", "k": 0, "response": ...}.')
-    absent = {} if args.unsafe_render else {k: why for k, why in available().items() if why and k in {s.language for s in samples}}
+    absent = unavailable(samples, args.unsafe_render)
     for language, why in absent.items():
         print(f"{language} cannot be rendered here ({why}): its {sum(s.language == language for s in samples)} items are left out")
     samples = [s for s in samples if s.language not in absent]
@@ -454,6 +424,9 @@ def main():
     parser.add_argument("--label", help="the run's name in tables (default: the name of OUT)")
     parser.add_argument("--limit", type=int, default=0, help="items at most, drawn over all of them (0: all)")
     parser.add_argument("--samples", type=int, default=4, help="answers per item at temperature 1 (0: greedy only)")
+    parser.add_argument("--best-of", type=int, default=1, help="programs sampled per image, the greedy one among them, of which the best is kept (search.py)")
+    parser.add_argument("--refine", type=int, default=0, help="rounds in which the model corrects the best program")
+    parser.add_argument("--proposals", type=int, default=4, help="corrections sampled in each of them")
     parser.add_argument("--top-p", type=float, default=1.0, help="draw them from the likeliest tokens that together reach this probability")
     parser.add_argument("--max-new-tokens", type=int, default=256, help="tokens per answer at most")
     parser.add_argument("--slots", type=int, default=128, help="answers decoded together on one process")
@@ -469,15 +442,16 @@ def main():
     parser.add_argument("--note", help="text file shown at the top of the report")
     parser.add_argument("--curves", nargs="+", default=(), metavar="DIR", help="training directories whose metrics.jsonl the report draws")
     parser.add_argument("--image", help="with --model: answer this one image")
-    parser.add_argument("--language", choices=data.LANGUAGES, help="with --image: the language to write")
+    parser.add_argument("--language", choices=data.LANGUAGES, help="with --image: the language to write (default: the one that comes closest)")
     args = parser.parse_args()
     args.data = args.data or (benchmarks.BENCHMARKS[args.benchmark].hub if args.benchmark else None)
-    if args.image and not (args.model and args.language):
-        parser.error("--image needs --model and --language")
+    if args.image and not args.model:
+        parser.error("--image needs --model")
     if not args.image and not (args.out and (args.compare or args.data)):
         parser.error("--compare needs --out; --model and --predictions need --data and --out")
-    if min(args.samples, args.limit) < 0 or min(args.max_new_tokens, args.slots) < 1 or not 0 < args.top_p <= 1:
-        parser.error("--samples and --limit cannot be negative; --max-new-tokens and --slots are at least 1; --top-p lies above 0 and is at most 1")
+    if min(args.samples, args.limit, args.refine) < 0 or min(args.max_new_tokens, args.slots, args.best_of, args.proposals) < 1 or not 0 < args.top_p <= 1:
+        parser.error("--samples, --limit and --refine cannot be negative; --max-new-tokens, --slots, --best-of and --proposals are at least 1; "
+                     "--top-p lies above 0 and is at most 1")
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
     def stop(number, frame):
@@ -488,6 +462,7 @@ def main():
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     if args.image:
+        from search import one_image
         return one_image(args)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -504,7 +479,13 @@ def main():
         if changed := [f"{k} was {before[k]}" for k in ("model", "data", "top_p", "max_new_tokens", "seed") if before[k] != vars(args)[k]]:
             raise SystemExit(f"error: {earlier[0]} was made otherwise ({', '.join(changed)}): give another --out.")
         write_text(out / "run.json", json.dumps(vars(args), indent=1))
-    predict(lambda: load_model(args.model), samples, out, args.samples, args.max_new_tokens, args.seed, args.slots, rank, world, args.top_p)
+    load = functools.cache(lambda: load_model(args.model))
+    predict(load, samples, out, max(args.samples, args.best_of - 1), args.max_new_tokens, args.seed, args.slots, rank, world, args.top_p)
+    if args.best_of > 1 or args.refine:
+        from search import judges, search
+        absent, workers = unavailable(samples, args.unsafe_render), args.workers or max(1, len(os.sched_getaffinity(0)) // world)
+        search(load, lambda: judges(workers, args.render_timeout, args.unsafe_render), [s for s in samples if s.language not in absent], out,
+               args.best_of, args.refine, args.proposals, args.max_new_tokens, args.seed, args.slots, rank, world, args.top_p)
     if rank == 0:
         score_file(args, samples, out / "predictions.jsonl")
 

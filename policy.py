@@ -501,6 +501,8 @@ def load_policy(path, device="cpu", weights=True):
         processor = AutoImageProcessor.from_pretrained(path, backend="pil")  # the other backend needs torchvision
     except (OSError, ValueError, RuntimeError) as e:
         raise SystemExit(f"error: the model at {path} does not load ({str(e).splitlines()[0]}).") from None
+    if tokenizer.convert_ids_to_tokens(model.config.image_token_id) is None:  # without files transformers makes an empty one
+        raise SystemExit(f"error: {path} has no tokenizer that knows the model's image token: add tokenizer.json and its fellows from the model it was made of.")
     if missing:  # transformers fills them with random numbers
         raise SystemExit(f"error: {path} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}: the files are of "
                          f"another class or incomplete.")

@@ -51,14 +51,16 @@ def plan(seed, id, correct):
     return "none" if drawn < correct else "failing" if rng.random() < 0.15 else "visible", rng
 
 
-def pair_of(sample, id, code, operator, change, message=""):
-    """The refinement sample of a defective program; message: of the renderer, where the program fails."""
-    language = sample.language
+def refine_prompt(language, code, message=""):
+    """The instruction of a refinement sample; message: of the renderer, where the program fails."""
     prompt = data.REFINE.format(name=data.NAMES[language], language=language, code=code)
-    if message:
-        prompt += "\nRunning it fails: " + one_line(message.replace("```", "'''"), 300)
-    answer = data.fenced(language, extract_code(sample.answer, language)[0])
-    return replace(sample, id=id, task="refine", prompt=prompt, answer=answer, operator=operator, change=change)
+    return prompt + ("\nRunning it fails: " + one_line(message.replace("```", "'''"), 300) if message else "")
+
+
+def pair_of(sample, id, code, operator, change, message=""):
+    """The refinement sample of a defective program; message as in `refine_prompt`."""
+    answer = data.fenced(sample.language, extract_code(sample.answer, sample.language)[0])
+    return replace(sample, id=id, task="refine", prompt=refine_prompt(sample.language, code, message), answer=answer, operator=operator, change=change)
 
 
 def defect(rng, sample, code, right, failing, draw, operators):

@@ -30,7 +30,8 @@ from metrics import OUTSIDE_PARTS
 REWARD_PARTS = ("reward", "format", "execution", "visual", "coarse", "fine")
 METRICS = REWARD_PARTS + OUTSIDE_PARTS
 SHOWN = ("execution", "visual", "reward", "outside")  # the columns of tables and bars
-MODES = {"greedy": "greedy", "t1": "T=1"}
+MODES = {"greedy": "greedy", "t1": "T=1"}  # and those of search.py, named as they are: SEARCHED
+SEARCHED = re.compile(r"best\d+(\+refine\d+)?")
 BASELINES = {"blank": "blank canvas", "other": "random other", "copy": "copy input (refine)"}
 MEANING = {"execution": "share of programs that render", "visual": "likeness to the target, as ViRL trains it", "reward": "what ViRL trains on",
            "outside": "likeness, sharing no code with the reward"}
@@ -97,6 +98,13 @@ def item_means(rows):
 def mean_se(values):
     """Mean and standard error of a list of numbers; the error of a single one is NaN."""
     return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def modes_of(runs):
+    """{mode: its name in tables} of those that any of the runs has: MODES first, then search.py's by the programs they take."""
+    found = {mode for run in runs for mode in run["means"]}
+    return {mode: name for mode, name in MODES.items() if mode in found} | {
+        mode: mode for mode in sorted(filter(SEARCHED.fullmatch, found), key=lambda mode: [int(n) for n in re.findall(r"\d+", mode)])}
 
 
 def groups_of(items):
@@ -166,11 +174,6 @@ def load_runs(paths):
     return runs
 
 
-def modes_of(runs):
-    """The modes in which any of the runs answered, in the order of MODES."""
-    return [mode for mode in MODES if any(mode in run["means"] for run in runs)]
-
-
 def only(run, ids):
     """The run as if its data were the items `ids`."""
     items = {i: item for i, item in run["items"].items() if i in ids}
@@ -203,7 +206,7 @@ def score_table(runs, kind, metrics=SHOWN):
         lines += [(name, [table[group][b], *[None] * (len(modes) - 1)]) for b, name in BASELINES.items() if b in table[group]]
         rows += [[group[1] if i == 0 else "", label, str(max((c["n"] for c in columns if c), default=0)),
                   *(cell(c, m) for m in metrics for c in columns)] for i, (label, columns) in enumerate(lines)]
-    return [kind, "answers of", "items", *(m if mode == "greedy" else f"{m} {MODES[mode]}" for m in metrics for mode in modes)], rows
+    return [kind, "answers of", "items", *(m if mode == "greedy" else f"{m} {MODES.get(mode, mode)}" for m in metrics for mode in modes)], rows
 
 
 def gain_cell(gain, metric):
@@ -220,7 +223,7 @@ def difference_table(runs, found=None):
     for other, mode, gains in found:
         for metric in SHOWN:
             first, before = f"{runs[-1]['label']} - {other}" if other != before else "", other
-            rows.append([first, f"{metric} {MODES[mode]}", *(gain_cell(gain, metric) for gain in gains.values())])
+            rows.append([first, f"{metric} {MODES.get(mode, mode)}", *(gain_cell(gain, metric) for gain in gains.values())])
     return ["difference", "metric", *(g[1] for g in groups_of(runs[0]["items"]) if g[0] in ("all", "source"))], rows
 
 
@@ -234,7 +237,7 @@ def published_table(runs):
             means = run["table"]["all", "all"][mode]
             ours = [f"{np.mean([means[m][0] for m in metrics]):.3f}" if metrics and all(m in means for m in metrics) else "not computed"
                     for _, metrics in columns]
-            rows.append(["" if rows else name, f"{run['label']}, {MODES[mode]}", *ours, f"here, {means['n']} items"])
+            rows.append(["" if rows else name, f"{run['label']}, {MODES.get(mode, mode)}", *ours, f"here, {means['n']} items"])
     rows += [["" if i else "published", model, *("-" if v is None else f"{v / 100:.3f}" for v in values), source]
              for i, (model, source, *values) in enumerate(benchmarks.PUBLISHED[name])]
     return ["", "model", *(column for column, _ in columns), "source"], rows
@@ -247,9 +250,9 @@ def domain_tables(runs, short=False):
     answers a metric could not be computed for stands in the last column. short: greedy answers only (T=1 where there are none).
     """
     tables, table = [], runs[0]["table"]
-    modes = [mode for mode in MODES if any(mode in run["table"]["all", "all"] for run in runs)][:1 if short else None]
+    modes = list(modes_of(runs))[:1 if short else None]
     for kind, name in [("domain", d) for d in DOMAIN_METRICS] + [("task", "refine")]:
-        lines = [(f"{run['label']}, {MODES[mode]}", run, run["table"].get((kind, name), {}).get(mode), mode) for run in runs for mode in modes]
+        lines = [(f"{run['label']}, {MODES.get(mode, mode)}", run, run["table"].get((kind, name), {}).get(mode), mode) for run in runs for mode in modes]
         lines += [(text, runs[0], table.get((kind, name), {}).get(b), b) for b, text in BASELINES.items()]
         lines, metrics = [line for line in lines if line[2]], REFINE
         if kind == "domain":
@@ -327,7 +330,7 @@ def bars(runs, metric):
                 if metric in (column := run["table"][group].get(mode, {})):
                     (mean, se), y = column[metric], r * (8 * len(modes) + 3) + 8 * m + 1
                     low, high = (100 * min(1, max(0, mean + d)) for d in ((-se, se) if se == se else (0, 0)))
-                    parts += (f'<g><title>{escape(run["label"])}, {MODES[mode]}: {cell(column, metric)}</title>'
+                    parts += (f'<g><title>{escape(run["label"])}, {MODES.get(mode, mode)}: {cell(column, metric)}</title>'
                               f'<rect x=0 y={y} width="{100 * max(0, mean):.1f}%" height=7 class="{colour(runs, r)} m{m}"/>'
                               f'<line x1="{low:.1f}%" x2="{high:.1f}%" y1={y + 3.5} y2={y + 3.5} class=error /></g>')
         for name in ("blank", "other"):
@@ -351,7 +354,7 @@ def forest(runs, found):
             for mode, gain in ((mode, gains["all", "all"]) for label, mode, gains in found if label == other["label"]):
                 mean, se, *interval = gain[metric]
                 sure = "sure" if abs(mean) > 2 * se else ""
-                rows += (f'<span>{metric} <small>{MODES[mode]}</small></span><svg width="100%" height=20><line x1={at(0)} x2={at(0)} y1=-2 y2=22 class=zero />'
+                rows += (f'<span>{metric} <small>{MODES.get(mode, mode)}</small></span><svg width="100%" height=20><line x1={at(0)} x2={at(0)} y1=-2 y2=22 class=zero />'
                          f'<line x1={at(interval[0])} x2={at(interval[1])} y1=10 y2=10 class="whisker {sure}"/>'
                          f'<circle cx={at(mean)} cy=10 r=4.5 class="dot {sure}"/></svg><span class="{sure}">'
                          f'{escape(gain_cell(gain, metric).split(" [")[0])}</span>')
@@ -368,10 +371,10 @@ def tiles(runs):
         for mode, (mean, se) in numbers[:1]:
             gain = paired(runs[-2]["means"].get(mode, {}), runs[-1]["means"][mode], runs[-1]["items"]).get(metric) if len(runs) > 1 else None
             sign = "" if not gain or abs(gain[0]) <= 2 * gain[1] else "up" if gain[0] > 0 else "down"
-            made += (f"<div><span>{metric} <small>{MODES[mode]}</small></span><b>{mean:.3f}</b>"
+            made += (f"<div><span>{metric} <small>{MODES.get(mode, mode)}</small></span><b>{mean:.3f}</b>"
                      + (f'<small class="delta {sign}">{gain[0]:+.3f} ± {gain[1]:.3f} against {escape(runs[-2]["label"])}</small>' if gain
                         else f"<small>± {se:.3f}</small>" if se == se else "")
-                     + "".join(f"<small>{MODES[other]} {v:.3f}{f' ± {e:.3f}' if e == e else ''}</small>" for other, (v, e) in numbers[1:]) + "</div>")
+                     + "".join(f"<small>{MODES.get(other, other)} {v:.3f}{f' ± {e:.3f}' if e == e else ''}</small>" for other, (v, e) in numbers[1:]) + "</div>")
     return f"<div class=tiles>{made}</div>"
 
 
@@ -431,7 +434,7 @@ def gallery(runs, block=32):
         index.append({"id": item["id"], "page": item[PAGES], "task": item["task"], "source": item["source"],
                       "runs": of(item, lambda run, row: [row["status"], *(number(row[m]) for m in METRICS)])})
         texts.append({"prompt": item["prompt"], "answer": item["answer"], "runs": of(item, lambda run, row: row["response"])})
-    made = [inert("data", {"runs": [r["label"] for r in runs], "metrics": METRICS, "parts": REWARD_PARTS, "modes": {m: MODES[m] for m in modes},
+    made = [inert("data", {"runs": [r["label"] for r in runs], "metrics": METRICS, "parts": REWARD_PARTS, "modes": {m: MODES.get(m, m) for m in modes},
                            "shown": SHOWN, "block": block, "items": index})]
     for n, item in enumerate(items):
         shown = {}  # equal pictures once
@@ -451,7 +454,7 @@ def page(runs):
     table = lambda kind: html_table(*score_table(runs, kind), last["label"])
     folded = lambda title, content: f"<details><summary>{title}</summary>{content}</details>"
     legend = "".join(f"<span><i class={colour(runs, r)}></i>{escape(run['label'])}</span>" for r, run in enumerate(runs))
-    legend += "".join(f"<span><i class='ink m{m}'></i>{MODES[mode]}</span>" for m, mode in enumerate(modes_of(runs)) if len(modes_of(runs)) > 1)
+    legend += "".join(f"<span><i class='ink m{m}'></i>{MODES.get(mode, mode)}</span>" for m, mode in enumerate(modes_of(runs)) if len(modes_of(runs)) > 1)
     legend += "".join(f"<span><b class={name}></b>{BASELINES[name]}</span>" for name in ("blank", "other") if name in last["table"]["all", "all"])
     return {
         "At a glance": f"{tiles(runs)}<p class=legend>{legend}</p><div class='figures four'>{''.join(bars(runs, m) for m in SHOWN)}</div>",
@@ -474,6 +477,9 @@ def write_report(runs, path, note="", training=()):
                    f'<small>{len(groups[PAGES if i else "all", name])}</small></a>'
                    for i, name in enumerate(pages))
     published = published_table(runs) and html_table(*published_table(runs)) + "".join(f"<p>{escape(line)}</p>" for line in benchmarks.notes(runs[-1]["benchmark"]))
+    searched = "".join(f'<figure><h4>{escape(run["label"])}</h4><img alt="quality against programs sampled per image" src="data:image/png;base64,'
+                       f'{base64.b64encode((run["dir"] / "search.png").read_bytes()).decode()}"></figure>'
+                       for run in runs if any(map(SEARCHED.fullmatch, run["means"])) and (run["dir"] / "search.png").is_file())
     notes = "".join(f"<p class=note>{escape(p.strip())}</p>" for p in note.split("\n\n") if p.strip())
     explained = (f"<p>A program that fails counts 0 in every mean. {'; '.join(f'{m}: {what}' for m, what in MEANING.items())} (masked SSIM, edges, palette, "
                  "coarse layout). Columns without a mode are greedy.</p><ul>"
@@ -482,11 +488,11 @@ def write_report(runs, path, note="", training=()):
     write_text(path, f"""<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">
 <meta http-equiv=Content-Security-Policy content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'">
 <title>nanoVinci: evaluation</title><style>{STYLE}</style><main><h1>nanoVinci: from image to code</h1><p class=lead>{n} held-out images, {len(runs)}
-run{"s" * (len(runs) > 1)}, answers: {", ".join(MODES[m] for m in modes_of(runs))}. Means ± standard error over images.</p>
+run{"s" * (len(runs) > 1)}, answers: {", ".join(MODES.get(m, m) for m in modes_of(runs))}. Means ± standard error over images.</p>
 {notes and f"<section>{notes}</section>"}
 <nav aria-label=pages>{tabs * (len(pages) > 1)}<button id=jump>gallery ↓</button></nav>
 {"".join(f"<div class=page{' hidden' * (i > 0)}>{''.join(section(*s) for s in sections.items())}</div>" for i, sections in enumerate(pages.values()))}
-{section("Beside published numbers", published)}{section("Training", training and f"<div class=figures>{curves(training)}</div>")}{section("How to read this", explained)}
+{section("Beside published numbers", published)}{section("Search at test time", searched)}{section("Training", training and f"<div class=figures>{curves(training)}</div>")}{section("How to read this", explained)}
 <section id=gallery><h2>Gallery</h2><p>{f"The first {shown} of {n} items. " if shown < n else ""}The target, then for each run its first answer and the
 difference to the target: <span class=key><i class=missing></i>missing <i class=extra></i>too much <i class=changed></i>other colour</span></p>
 <noscript>The gallery needs JavaScript.</noscript><div id=controls></div><div id=cards></div></section></main>

@@ -264,25 +264,6 @@ def test_sigterm_leaves_predictions_and_resume_finishes(tmp_path, tiny, scored, 
     assert "488 predictions for 8 items" in capsys.readouterr().out
 
 
-# --------------------------------------------------------------------------------------------------------------- one image
-
-@needs_svg
-def test_one_image(tmp_path, tiny, scored, monkeypatch, capsys):
-    import generate
-    from PIL import Image
-    sample = ev.held_out(scored / "test", 1)[0]
-    (tmp_path / "shot.png").write_bytes(sample.image)
-    options = ["--model", tiny, "--image", tmp_path / "shot.png", "--language", "svg", "--out", tmp_path / "out", "--max-new-tokens", 8]
-    with pytest.raises(SystemExit, match="no single ```svg block \\(8 tokens, ended by the --max-new-tokens limit\\)"):
-        run_eval(monkeypatch, *options)
-    capsys.readouterr()
-    monkeypatch.setattr(generate, "generate", lambda *a, **k: [[generate.Rollout(0, 0, [1], [0.0], "stop", sample.answer)]])
-    run_eval(monkeypatch, *options)
-    assert data.fenced("svg", capsys.readouterr().out.strip()) == sample.answer
-    assert Image.open(tmp_path / "out" / "comparison.png").size == (192, 64)
-    assert (np.asarray(Image.open(tmp_path / "out" / "render.png")) == np.asarray(data.open_image(sample))).all()
-
-
 # --------------------------------------------------------------------------------------------------------------- bad input
 
 @pytest.mark.parametrize("argv, message", [

@@ -77,7 +77,7 @@ def judges(workers=None, timeout=10.0, unsafe=False):
         try:
             codes = [[(r, extract_code(r, s.language)[0]) for r in group] for s, group in zip(samples, groups)]
             drawn = [[(r, code and renderer.submit(s.language, code, (s.width, s.height))) for r, code in group] for s, group in zip(samples, codes)]
-            rows = [pool.submit(judge, s.image, s.language, "", [(r, f and f.result(), path) for r, f in group]) for s, group in zip(samples, drawn)]
+            rows = [pool.submit(judge, s.image, s.language, "", [(r, f and f.result(), path, None) for r, f in group]) for s, group in zip(samples, drawn)]
             known = [dict(zip(group, row.result())) for group, row in zip(groups, rows)]
         except RuntimeError as e:  # no confinement, or a scoring process was killed for memory
             raise SystemExit(f"error: {e}") from None

@@ -370,7 +370,7 @@ def test_evaluation_of_five_domains(tmp_path, monkeypatch, capsys, encoders):
     head, rows = tables["refine"]
     assert dict(zip(head, rows[0]))["fixed"].startswith("1.000") and number_of(dict(zip(head, rows[0]))["copied"]) == 0
     assert number_of(dict(zip(head, rows[-1]))["copied"]) == 1 and rows[-1][1].startswith("copy input")
-    assert "slow, greedy" in printed and "unisvg_ssim" in printed and "By domain" in (tmp_path / "runs" / "slow" / "report.html").read_text()
+    assert "slow, greedy" in printed and "unisvg_ssim" in printed and "Metrics of the domains" in (tmp_path / "runs" / "slow" / "report.html").read_text()
 
     evaluate(tmp_path / "runs" / "fast")  # its baselines lack the slow metrics, so they are not taken from the run beside
     fast = {(r["id"], r["mode"]): r for r in report.read_lines(tmp_path / "runs" / "fast" / "scores.jsonl")}

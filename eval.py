@@ -318,7 +318,7 @@ def score_predictions(samples, found, out, workers=None, timeout=10.0, unsafe=Fa
         (out / "renders" / f"{i:05d}-target.png").write_bytes(data.png(np.asarray(data.open_image(s))))
     write_lines(out / "items.jsonl", [
         {"id": s.id, "language": s.language, "task": s.task, "source": s.source, "prompt": s.prompt, "answer": s.answer,
-         "domain": domain.domain_of(s.language, code) if (code := extract_code(s.answer, s.language)[0]) else "",
+         "domain": domain.domain_of(s.language, extract_code(s.answer, s.language)[0] or ""),
          "target": f"renders/{i:05d}-target.png" if i < GALLERY else None} for i, s in enumerate(samples)])
     write_lines(out / "baselines.jsonl", [{"fingerprint": mark}, *compared])
     write_lines(out / "scores.jsonl", rows)

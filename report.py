@@ -35,7 +35,7 @@ SEARCHED = re.compile(r"best\d+(\+refine\d+)?")
 BASELINES = {"blank": "blank canvas", "other": "random other", "copy": "copy input (refine)"}
 MEANING = {"execution": "share of programs that render", "visual": "likeness to the target, as ViRL trains it", "reward": "what ViRL trains on",
            "outside": "likeness, sharing no code with the reward"}
-PAGES = "language"  # what the report has a page for each of
+PAGES = "domain"  # what the report has a page for each of
 MOST_SOURCES = 12
 PICTURES = 15e6  # bytes that a report's pictures take, about
 STYLE, SCRIPT = (Path(__file__).with_name(f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
@@ -317,7 +317,7 @@ def colour(runs, r):
 
 
 def bars(runs, metric):
-    """Figure: per group (all, then languages or, within one, sources) a bar for each run and mode with its error, baselines dashed.
+    """Figure: per group (all, then domains or, within one, sources) a bar for each run and mode with its error, baselines dashed.
 
     Lengths are in percent of the figure's width, so that it fits every screen and its text keeps its size.
     """
@@ -448,7 +448,7 @@ def gallery(runs, block=32):
 
 
 def page(runs):
-    """{title: HTML} of the numbers of runs, or of their part for one language."""
+    """{title: HTML} of the numbers of runs, or of their part for one domain."""
     last, found = runs[-1], differences(runs)
     kinds = [kind for kind in ("language", "source", "task") if sum(g[0] == kind for g in last["table"]) > 1]
     table = lambda kind: html_table(*score_table(runs, kind), last["label"])

@@ -52,7 +52,7 @@ def make_runs(root, labels, n, modes=("greedy", "t1"), text=lambda i: "", answer
             square(8, 8).save(out / "renders" / f"{i}-target.png")
             square(8 if i % 2 else 40, 8).save(out / "renders" / f"{i}.png")
             items.append({"id": f"{i} {text(i)}", "language": languages[i % len(languages)], "task": f"task{i % 2} {text(i + 1)}",
-                          "source": f"source{i % 2} {text(i + 2)[:200]}",
+                          "source": f"source{i % 2} {text(i + 2)[:200]}", "domain": languages[i % len(languages)],
                           "prompt": text(i + 3), "answer": "same\n" + text(i + 4), "target": f"renders/{i}-target.png"})
             for mode in modes:
                 ok = i % 3 > 0

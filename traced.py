@@ -25,8 +25,6 @@ from metrics import f1
 
 CHART_PARTS = ("chartmimic_text", "chartmimic_type", "chartmimic_layout", "chartmimic_color", "chartmimic")
 WEB_PARTS = ("d2c_block", "d2c_text", "d2c_position", "d2c_color", "treebleu")
-EMPTY_CHART = {"texts": [], "types": {}, "layout": [], "colors": []}  # what a blank canvas has
-EMPTY_PAGE = {"blocks": [], "trees": ["html_head_body"]}
 # letters + 20 per block, one page's times the other's: beyond the first blocks are not merged any more, beyond the second
 # only equal texts match. At these sizes unlike pages take ten to thirty seconds.
 MERGED, COMPARED = 1 << 27, 1 << 29
@@ -193,20 +191,24 @@ def web_scores(reference, candidate):
 
     d2c_block: area of the matched text blocks over the area of all, of both pages. d2c_text, d2c_position, d2c_color:
     means over the matched pairs of difflib's ratio of the lower-case texts, of 1 - max(|dx|, |dy|) of the centres as parts
-    of the page, and of 1 - CIEDE2000 / 100. Nothing matched: 0. treebleu (arXiv 2404.06369): share of the reference's
+    of the page, and of 1 - CIEDE2000 / 100. Nothing matched: 0; a
+    reference without text: None, there is nothing to match. treebleu (arXiv 2404.06369): share of the reference's
     different height-1 subtrees that the candidate has.
 
     Deviations: where the benchmark finds a block's box and colour by drawing the page again with a colour of its own for
     each text, these are the box of the text in the DOM (line height, not ink) and its CSS color (opacity ignored); white
     space in texts is collapsed; texts outside all elements that it colours are blocks as well (it does not see them);
     pages with an element repeated more than 50 times are not cut. Subtrees are those of the DOM after its scripts ran."""
-    if reference is None or candidate is None:
-        return dict.fromkeys(WEB_PARTS, None if reference is None else 0.0)
+    if reference is None:
+        return dict.fromkeys(WEB_PARTS)
+    unasked = dict.fromkeys(WEB_PARTS[:4]) if not reference["blocks"] else {}
+    if candidate is None:
+        return dict.fromkeys(WEB_PARTS, 0.0) | unasked
     trees, theirs = set(reference["trees"]), set(candidate["trees"])
     scores = {"treebleu": len(trees & theirs) / len(trees) if trees else float(not theirs)}
     a, b, found = match_blocks(*([{**block, "text": block["text"].lower()} for block in side["blocks"]] for side in (reference, candidate)))
     if not found:
-        return dict.fromkeys(WEB_PARTS, float(not a and not b)) | scores
+        return dict.fromkeys(WEB_PARTS, 0.0) | scores | unasked
     area = [[block["box"][2] * block["box"][3] for block in side] for side in (a, b)]
     i, j, texts = zip(*found)
     box, other = (np.array([side[k]["box"] for k in ks]) for side, ks in ((a, i), (b, j)))  # [pairs, 4]: x, y, width, height

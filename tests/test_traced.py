@@ -43,8 +43,8 @@ def chart(texts="a b", types="bar bar plot", layout=((1, 2, 0), (1, 2, 1)), colo
 
 
 def test_chart_scores_by_hand():
-    assert set(chart_scores(chart(), chart()).values()) == {1.0} and set(chart_scores(chart("", "", (), ()), traced.EMPTY_CHART).values()) == {1.0}
-    assert set(chart_scores(chart(), None).values()) == {0.0} == set(chart_scores(chart(), traced.EMPTY_CHART).values())
+    assert set(chart_scores(chart(), chart()).values()) == {1.0} and set(chart_scores(chart("", "", (), ()), chart("", "", (), ())).values()) == {1.0}
+    assert set(chart_scores(chart(), None).values()) == {0.0} == set(chart_scores(chart(), chart("", "", (), ())).values())
     assert set(chart_scores(None, chart()).values()) == {None}
     got = chart_scores(chart("a b b"), chart("b b b c", "bar plot plot", ((1, 2, 0),)))
     assert got["chartmimic_text"] == pytest.approx(4 / 7)  # two of four found, two of three: 2 * 1/2 * 2/3 / (1/2 + 2/3)
@@ -101,9 +101,11 @@ def page(*texts, trees=("html_head_body",), color=(0, 0, 0), width=0.5, left=0.0
 
 def test_web_scores_by_hand():
     a = page("Hello there", "second", trees=("html_head_body", "body_p_p"))
-    assert set(web_scores(a, a).values()) == {1.0} and set(web_scores(page(), page()).values()) == {1.0}
+    assert set(web_scores(a, a).values()) == {1.0}
+    for other in (page(), a, None):  # no text to match
+        assert set(list(web_scores(page(), other).values())[:4]) == {None} and web_scores(page(), other)["treebleu"] == float(other is not None)
     assert set(web_scores(a, None).values()) == {0.0} and set(web_scores(None, a).values()) == {None}
-    assert web_scores(a, traced.EMPTY_PAGE) == {"d2c_block": 0, "d2c_text": 0, "d2c_position": 0, "d2c_color": 0, "treebleu": 0.5}
+    assert web_scores(a, page()) == {"d2c_block": 0, "d2c_text": 0, "d2c_position": 0, "d2c_color": 0, "treebleu": 0.5}
     got = web_scores(a, page("HELLO THERE", width=0.25, left=0.2, color=(255, 255, 255)))
     # matched 0.05 + 0.025, not matched 0.05; centres at 0.25 and 0.325; black and white
     assert got == pytest.approx({"d2c_block": 0.6, "d2c_text": 1, "d2c_position": 0.925, "d2c_color": 0, "treebleu": 0.5}, abs=1e-3)

@@ -1,0 +1,223 @@
+"""What the parts of the method are worth, in miniature: the main job's data and tiny model, one thing changed at a time.
+
+    python tests/ablate.py OUT --seeds 0 1 2          # about 26 min a seed on 2 idle cores; repeated, it goes on where it stopped
+    python tests/ablate.py OUT --seeds 0 1 2 --docs   # the same, and docs/ablations.json and docs/ablations.png are written anew
+    python virl.py --reward ablate:fine_only          # with PYTHONPATH=tests: one of the rewards below
+
+Of each seed (data, tiny model, order, rollouts): SFT; SFT continued on the same labels (the control); SFT + ViRL with the reward as it is and
+with others; with VinciCoder's advantages; and SFT + ViRL that never see a refinement sample. Budgets are counted in steps, so that a busy
+machine changes nothing: ViRL takes its default 144, the control CONTROL of SFT, what an idle machine does in the seconds of 144 ViRL steps.
+All are judged alike by eval.py: the default reward, and the outside metric that no reward here shares code with. Reported are the seeds of
+which every run is complete. Not computed: VinciCoder's own reward (virl.py --reward paper), which needs the weights of a vision encoder.
+
+Writes OUT/seed_N (models, evaluations), OUT/ablations.json (each run: means and standard errors over items), a table on stdout, OUT/ablations.png.
+"""
+import argparse
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))
+import reward as R  # noqa: E402
+
+CONTROL = 690  # SFT steps of .16 s in the 110 s of ViRL's 144 steps, 2 idle cores
+TIMEOUT = ["--render-timeout", "60"]  # seconds: a busy machine must not fail a program
+METRICS = ("execution", "visual", "reward", "outside")
+MODES = {"greedy": "greedy", "t1": "T=1"}
+# name: (label, stage, directory of the model it starts from, split of the samples, further flags); in the order in which they run
+RUNS = {
+    "sft": ("SFT", "sft", "tiny", "data", ["--build-tiny"]),
+    "virl": ("SFT + ViRL", "virl", "sft", "data", []),
+    "control": ("SFT continued (control)", "sft", "sft", "data", ["--steps", str(CONTROL)]),
+    "ssim": ("ViRL, reward: SSIM", "virl", "sft", "data", ["--reward", "ablate:ssim"]),
+    "coarse": ("ViRL, reward: coarse alone", "virl", "sft", "data", ["--reward", "ablate:coarse_only"]),
+    "fine": ("ViRL, reward: fine alone", "virl", "sft", "data", ["--reward", "ablate:fine_only"]),
+    "paper_no_format": ("ViRL, paper's advantages, no format term", "virl", "sft", "data", ["--advantage", "paper", "--reward", "ablate:no_format"]),
+    "paper": ("ViRL, paper's advantages", "virl", "sft", "data", ["--advantage", "paper"]),
+    "both": ("ViRL, reward: coarse + fine", "virl", "sft", "data", ["--reward", "ablate:coarse_and_fine"]),
+    "sft_generate": ("SFT without refinement", "sft", "tiny", "generate", []),
+    "virl_generate": ("SFT + ViRL without refinement", "virl", "sft_generate", "generate", []),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------- rewards
+
+def weighted(weights, target, render, response, language, known, reference_code):
+    """The reward with other weights of its terms, {term: weight}; the factors for size and for what is drawn at all stay."""
+    parts = R.score(target, render, response, language, known, reference_code)
+    if "drawn" in parts:  # there is a picture
+        parts["visual"] = parts["size"] * parts["drawn"] * sum(weight * parts[term] for term, weight in weights.items())
+    parts["reward"] = R.WEIGHT_FORMAT * parts["format"] + R.WEIGHT_VISUAL * parts["visual"] - parts["length_penalty"]
+    return parts
+
+
+def coarse_only(target, render, response, language, known=None, reference_code=None, encoder=None):
+    return weighted({"coarse": 1}, target, render, response, language, known, reference_code)
+
+
+def fine_only(target, render, response, language, known=None, reference_code=None, encoder=None):
+    return weighted({"fine": 1}, target, render, response, language, known, reference_code)
+
+
+def coarse_and_fine(target, render, response, language, known=None, reference_code=None, encoder=None):
+    return weighted({"coarse": 0.5, "fine": 0.5}, target, render, response, language, known, reference_code)
+
+
+def no_format(target, render, response, language, known=None, reference_code=None, encoder=None):
+    """Without the format term. Under --advantage decoupled, which sees execution and visual alone, it would change next to nothing."""
+    parts = R.score(target, render, response, language, known, reference_code)
+    parts["reward"] -= R.WEIGHT_FORMAT * parts["format"]
+    return parts
+
+
+def ssim(target, render, response, language, known=None, reference_code=None, encoder=None):
+    """Mean SSIM of the colour channels (Wang et al. 2004; scikit-image's defaults), negative ones 0, in place of the visual score."""
+    from skimage.metrics import structural_similarity
+    parts = R.score(target, render, response, language, known, reference_code)
+    if "drawn" in parts:
+        height, width = target.shape[:2]
+        a, b = R.fit(target, width, height), R.fit(render.image, width, height)  # [H, W, 3] in [0, 1]
+        parts["visual"] = max(0.0, float(structural_similarity(a, b, channel_axis=-1, data_range=1)))
+    parts["reward"] = R.WEIGHT_FORMAT * parts["format"] + R.WEIGHT_VISUAL * parts["visual"] - parts["length_penalty"]
+    return parts
+
+
+# ------------------------------------------------------------------------------------------------------------------- runs
+
+def run(file, *command):
+    """Run a script of the repository unless FILE, the last thing it writes, is there. Raises SystemExit when it fails."""
+    if file.exists():
+        return
+    print("$ python", *command, flush=True)
+    paths = os.pathsep.join(filter(None, (str(REPO / "tests"), os.environ.get("PYTHONPATH"))))
+    code = subprocess.run([sys.executable, *map(str, command)], cwd=REPO, env={**os.environ, "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"}).returncode
+    if code or not file.exists():
+        raise SystemExit(f"error: the command above ended with code {code} and without {file}. After mending it the same command goes on.")
+
+
+def without_refinement(source, out):
+    """Write the samples of `source` whose task is not refine to the parquet file `out`."""
+    if not out.exists():
+        import data
+        out.parent.mkdir(parents=True, exist_ok=True)
+        data.write_samples([s for s in data.read_samples(source) if s.task != "refine"], out)
+
+
+def run_seed(out, seed):
+    """All runs of one seed and their evaluations, in OUT/seed_N; what is finished is not done again."""
+    here = out / f"seed_{seed}"
+    run(here / "data/rl/part-0.parquet", "data.py", "synth", "--out", here / "data", "--seed", seed)
+    for split in ("sft", "rl"):
+        without_refinement(here / "data" / split, here / "generate" / split / "part-0.parquet")
+    for name, (label, stage, start, split, flags) in RUNS.items():
+        resume = ["--resume"] if list((here / name / "state").glob("step_*")) else []
+        common = ["--model", here / start, "--out", here / name, "--eval-every", 0, *flags, *resume]
+        if stage == "sft":
+            common += ["--data", here / split / "sft", "--render-every", 0, "--seed", seed + (name == "control")]
+        else:
+            common += ["--data", here / split / "rl", *TIMEOUT, "--seed", seed]
+        run(here / name / "config.json", f"{stage}.py", *common)
+        run(here / "eval" / name / "report.html", "eval.py", "--model", here / name, "--data", here / "data/test", "--out", here / "eval" / name, "--label", label,
+            "--samples", 2, *TIMEOUT, "--seed", seed, "--resume")
+
+
+# ----------------------------------------------------------------------------------------------------------------- report
+
+def collect(out):
+    """[{run, label, seed, steps, seconds, status, group: {mode: {metric: [mean, standard error over items]}}}] of OUT's finished evaluations."""
+    found = []
+    for here in sorted(out.glob("seed_*"), key=lambda path: int(path.name[5:])):
+        for name, (label, *_) in RUNS.items():
+            if not (here / "eval" / name / "report.html").exists():
+                continue
+            scores = json.loads((here / "eval" / name / "scores.json").read_text())
+            last = json.loads((here / name / "metrics.jsonl").read_text().splitlines()[-1])
+            groups = {group: {mode: {"n": of[mode]["n"], **{m: of[mode][m] for m in METRICS}} for mode in MODES}
+                      for group, of in scores["groups"].items() if group.split("=")[0] in ("all", "task", "source", "language")}
+            found.append({"run": name, "label": label, "seed": int(here.name[5:]), "steps": last["step"], "seconds": round(last["seconds"], 1),
+                          "status": scores["status"], "groups": groups})
+    return found
+
+
+def mean_se(values):
+    """'.123±.004', mean and standard error over seeds, and both as numbers; the error of a single seed is NaN."""
+    mean, se = float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+    return mean, se
+
+
+def table(rows, seeds, group, reference=""):
+    """Markdown lines of the runs: means ± standard errors over seeds; with a reference the paired differences to it, * beyond two errors."""
+    short = lambda x, signed: f"{x:+.3f}".replace("0.", ".", 1) if signed else f"{x:.3f}".removeprefix("0")
+    value = {(r["run"], r["seed"], mode, m): r["groups"][group][mode][m][0] for r in rows for mode in MODES for m in METRICS}
+    lines = ["| | " + " | ".join(f"{m} {MODES[mode]}" for m in METRICS for mode in MODES) + " |", "|---|" + "---|" * (len(METRICS) * len(MODES))]
+    for name, (label, *_) in RUNS.items():
+        if name == reference:
+            continue
+        cells = []
+        for m in METRICS:
+            for mode in MODES:
+                mean, se = mean_se([value[name, s, mode, m] - (value[reference, s, mode, m] if reference else 0) for s in seeds])
+                cells.append(short(mean, bool(reference)) + f"±{short(se, False)}" + ("*" if reference and abs(mean) > 2 * se else ""))
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def figure(rows, seeds, path):
+    """The outside metric and the default reward of each run: mean, standard error over seeds, and each seed as a dot."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    fig, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
+    for ax, metric in zip(axes, ("outside", "reward")):
+        for mode, colour, shift in (("greedy", "#1f5fa8", 0.14), ("t1", "#c8641e", -0.14)):
+            for y, name in enumerate(RUNS):
+                values = [r["groups"]["all=all"][mode][metric][0] for r in rows if r["run"] == name]
+                mean, se = mean_se(values)
+                ax.plot(values, [y - shift] * len(values), "o", color=colour, alpha=0.35, markersize=3.5, markeredgewidth=0)
+                ax.errorbar(mean, y - shift, xerr=se, fmt="|", color=colour, capsize=3, markersize=9, label=MODES[mode] if y == 0 else None)
+        ax.set_xlabel(f"{metric}, 768 held-out images: mean and standard error over seeds {', '.join(map(str, seeds))}", fontsize=8)
+        ax.grid(axis="x", alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(range(len(RUNS)), [label for label, *_ in RUNS.values()], fontsize=8)
+    axes[0].invert_yaxis()
+    axes[0].set_title("by the metric outside all rewards", fontsize=9)
+    axes[1].set_title("by the default reward", fontsize=9)
+    axes[1].legend(frameon=False, fontsize=8)
+    fig.savefig(path, dpi=130)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("out", help="directory to write, of an earlier call too")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="seeds to run (none: only report what is there)")
+    parser.add_argument("--docs", action="store_true", help="write docs/ablations.json and docs/ablations.png as well")
+    args = parser.parse_args()
+    out = Path(args.out).resolve()
+    for seed in args.seeds:
+        started = time.perf_counter()
+        run_seed(out, seed)
+        print(f"seed {seed}: {(time.perf_counter() - started) / 60:.0f} min", flush=True)
+    rows = collect(out)
+    seeds = [s for s in sorted({r["seed"] for r in rows}) if {r["run"] for r in rows if r["seed"] == s} == {*RUNS}]
+    (out / "ablations.json").write_text(json.dumps({"complete seeds": seeds, "runs": rows}, indent=1))
+    if not seeds:
+        raise SystemExit(f"error: no seed in {out} is complete yet: {len(rows)} of {len(RUNS)} runs a seed are evaluated.")
+    rows = [r for r in rows if r["seed"] in seeds]
+    for title, group, reference in (("All 768 held-out images", "all=all", ""), ("Paired differences to SFT + ViRL; * more than two standard errors", "all=all", "virl"),
+                                    ("Generation alone", "task=generate", ""), ("Refinement alone", "task=refine", "")):
+        print(f"\n{title}, mean ± standard error over {len(seeds)} seed(s):\n", *table(rows, seeds, group, reference), sep="\n")
+    figure(rows, seeds, out / "ablations.png")
+    for name in ("ablations.json", "ablations.png") if args.docs else ():
+        shutil.copy(out / name, REPO / "docs" / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """What the parts of the method are worth, in miniature: the main job's data and tiny model, one thing changed at a time.
 
     python tests/ablate.py OUT --seeds 0 1 2          # about 26 min a seed on 2 idle cores; repeated, it goes on where it stopped
-    python tests/ablate.py OUT --seeds 0 1 2 --docs   # the same, and docs/ablations.json and docs/ablations.png are written anew
+    python tests/ablate.py OUT --seeds 0 1 2 --docs   # the same, and docs/ablations.* are written anew
     python virl.py --reward ablate:fine_only          # with PYTHONPATH=tests: one of the rewards below
 
 Of each seed (data, tiny model, order, rollouts): SFT; SFT continued on the same labels (the control); SFT + ViRL with the reward as it is and
@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,8 @@ CONTROL = 690  # SFT steps of .16 s in the 110 s of ViRL's 144 steps, 2 idle cor
 TIMEOUT = ["--render-timeout", "60"]  # seconds: a busy machine must not fail a program
 METRICS = ("execution", "visual", "reward", "outside")
 MODES = {"greedy": "greedy", "t1": "T=1"}
+TABLES = (("All 768 held-out images", "all=all", ""), ("Difference to SFT + ViRL, paired by seed, * more than two standard errors", "all=all", "virl"),
+          ("Generation alone", "task=generate", ""), ("Refinement alone", "task=refine", ""))  # title, group of scores.json, run to compare with
 # name: (label, stage, directory of the model it starts from, split of the samples, further flags); in the order in which they run
 RUNS = {
     "sft": ("SFT", "sft", "tiny", "data", ["--build-tiny"]),
@@ -97,8 +100,9 @@ def run(file, *command):
     if file.exists():
         return
     print("$ python", *command, flush=True)
-    paths = os.pathsep.join(filter(None, (str(REPO / "tests"), os.environ.get("PYTHONPATH"))))
-    code = subprocess.run([sys.executable, *map(str, command)], cwd=REPO, env={**os.environ, "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"}).returncode
+    paths = os.pathsep.join(filter(None, (str(REPO / "tests"), os.environ.get("PYTHONPATH"))))  # where --reward ablate:... is found
+    environment = {**os.environ, "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"}
+    code = subprocess.run([sys.executable, *map(str, command)], cwd=REPO, env=environment).returncode
     if code or not file.exists():
         raise SystemExit(f"error: the command above ended with code {code} and without {file}. After mending it the same command goes on.")
 
@@ -148,7 +152,7 @@ def collect(out):
 
 
 def mean_se(values):
-    """'.123±.004', mean and standard error over seeds, and both as numbers; the error of a single seed is NaN."""
+    """Mean and standard error over seeds; the error of a single one is NaN."""
     mean, se = float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
     return mean, se
 
@@ -198,7 +202,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("out", help="directory to write, of an earlier call too")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="seeds to run (none: only report what is there)")
-    parser.add_argument("--docs", action="store_true", help="write docs/ablations.json and docs/ablations.png as well")
+    parser.add_argument("--docs", action="store_true", help="write docs/ablations.json, docs/ablations.png and the tables of docs/ablations.md as well")
     args = parser.parse_args()
     out = Path(args.out).resolve()
     for seed in args.seeds:
@@ -209,14 +213,17 @@ def main():
     seeds = [s for s in sorted({r["seed"] for r in rows}) if {r["run"] for r in rows if r["seed"] == s} == {*RUNS}]
     (out / "ablations.json").write_text(json.dumps({"complete seeds": seeds, "runs": rows}, indent=1))
     if not seeds:
-        raise SystemExit(f"error: no seed in {out} is complete yet: {len(rows)} of {len(RUNS)} runs a seed are evaluated.")
-    rows = [r for r in rows if r["seed"] in seeds]
-    for title, group, reference in (("All 768 held-out images", "all=all", ""), ("Paired differences to SFT + ViRL; * more than two standard errors", "all=all", "virl"),
-                                    ("Generation alone", "task=generate", ""), ("Refinement alone", "task=refine", "")):
-        print(f"\n{title}, mean ± standard error over {len(seeds)} seed(s):\n", *table(rows, seeds, group, reference), sep="\n")
+        raise SystemExit(f"error: no seed in {out} is complete yet: {len(rows)} runs are evaluated, a seed has {len(RUNS)}.")
+    rows, text = [r for r in rows if r["seed"] in seeds], ""
+    for title, group, reference in TABLES:
+        text += "\n".join([f"\n{title}; mean ± standard error over {len(seeds)} seed(s):\n", *table(rows, seeds, group, reference), ""])
+    print(text)
     figure(rows, seeds, out / "ablations.png")
-    for name in ("ablations.json", "ablations.png") if args.docs else ():
-        shutil.copy(out / name, REPO / "docs" / name)
+    if args.docs:
+        page = REPO / "docs" / "ablations.md"
+        page.write_text(re.sub(r"(?<=<!-- tables -->\n).*?(?=<!-- /tables -->)", lambda match: text + "\n", page.read_text(), flags=re.S))
+        for name in ("ablations.json", "ablations.png"):
+            shutil.copy(out / name, REPO / "docs" / name)
 
 
 if __name__ == "__main__":

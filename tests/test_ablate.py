@@ -1,0 +1,84 @@
+"""tests/ablate.py: its rewards on pictures, its table on numbers, its order of work; no training here."""
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+import ablate
+import reward as R
+from render import Render
+
+ANSWER = "```svg\n<svg/>\n```"
+VARIANTS = (ablate.coarse_only, ablate.fine_only, ablate.coarse_and_fine, ablate.no_format, ablate.ssim)
+TARGET = np.full((64, 64, 3), 255, np.uint8)
+TARGET[16:32, 8:40] = 200, 0, 0
+SHIFTED = np.roll(TARGET, 4, 1)
+
+
+def judged(function, image, answer=ANSWER, status="ok"):
+    return function(TARGET, Render(image, status), answer, "svg", known=R.features(TARGET))
+
+
+@pytest.mark.parametrize("function", VARIANTS, ids=lambda f: f.__name__)
+def test_rewards_order_pictures_and_count_failures(function):
+    most = 0.9 if function is ablate.no_format else 1.0
+    same, shifted = judged(function, TARGET), judged(function, SHIFTED)
+    assert same["reward"] == pytest.approx(most, abs=1e-4) and same["visual"] == pytest.approx(1, abs=1e-4)
+    assert 0 < shifted["visual"] < 0.99 and shifted["execution"] == 1
+    failed = judged(function, None, status="error")
+    assert failed["visual"] == failed["execution"] == 0 and failed["reward"] == pytest.approx(most - 0.9)
+    assert function(TARGET, None, "prose", "svg")["reward"] == 0
+    assert math.isnan(judged(function, None, status="infra")["reward"])
+    raster = judged(function, TARGET, ANSWER.replace("<svg/>", "<svg>iVBORw0KGgo</svg>"))
+    assert raster["visual"] == 0 and raster["reward"] == pytest.approx(most - 0.9)
+
+
+def test_rewards_are_what_they_are_called():
+    whole = judged(R.score, SHIFTED)
+    assert whole["coarse"] != pytest.approx(whole["fine"], abs=0.01)  # or the next lines say nothing
+    for function, visual in ((ablate.coarse_only, whole["coarse"]), (ablate.fine_only, whole["fine"]), (ablate.coarse_and_fine, (whole["coarse"] + whole["fine"]) / 2)):
+        assert judged(function, SHIFTED)["visual"] == pytest.approx(visual)
+    assert judged(ablate.no_format, SHIFTED)["reward"] == pytest.approx(whole["reward"] - 0.1)
+    blank = np.full_like(TARGET, 255)
+    assert judged(ablate.coarse_only, blank)["visual"] == judged(ablate.fine_only, blank)["visual"] == 0
+    assert judged(ablate.ssim, blank)["visual"] > 0.5  # why plain SSIM is on the list
+
+
+def rows(values):
+    """{(run, seed): value of every metric} -> what `collect` gives; runs that are not named get 0."""
+    cell = lambda v: {"n": 1, **{m: [v, 0.1] for m in ablate.METRICS}}
+    return [{"run": run, "seed": seed, "groups": {"all=all": {mode: cell(values.get((run, seed), 0.0)) for mode in ablate.MODES}}} for run in ablate.RUNS for seed in (0, 1, 2)]
+
+
+def test_table_means_and_errors_over_seeds():
+    found = rows({("virl", 0): 0.5, ("virl", 1): 0.6, ("virl", 2): 0.7, ("ssim", 0): 0.4, ("ssim", 1): 0.5, ("ssim", 2): 0.6, ("fine", 0): 0.5, ("fine", 1): 0.5, ("fine", 2): 0.8})
+    plain, paired = ablate.table(found, [0, 1, 2], "all=all"), ablate.table(found, [0, 1, 2], "all=all", "virl")
+    line = lambda lines, name: next(row for row in lines if row.startswith(f"| {ablate.RUNS[name][0]} |"))
+    assert line(plain, "virl").count(".600±.058") == 8  # .1 / sqrt 3
+    assert line(paired, "ssim").count("-.100±.000*") == 8  # the seeds' own spread cancels
+    assert line(paired, "fine").count("+.000±.058 ") == 8  # differences 0, -.1, .1
+    assert not any(row.startswith(f"| {ablate.RUNS['virl'][0]} |") for row in paired)
+
+
+def test_finished_runs_are_not_done_again_and_a_failure_stops(tmp_path):
+    done = tmp_path / "done"
+    done.touch()
+    ablate.run(done, "no_such_script.py")
+    with pytest.raises(SystemExit, match="error: the command above ended with code"):
+        ablate.run(tmp_path / "absent", "no_such_script.py")
+
+
+def test_only_complete_seeds_are_reported(tmp_path, monkeypatch, capsys):
+    found = [row for row in rows({}) if (row["run"], row["seed"]) != ("fine", 2)]
+    monkeypatch.setattr(ablate, "collect", lambda out: found)
+    monkeypatch.setattr(ablate, "TABLES", ablate.TABLES[:2])
+    monkeypatch.setattr(ablate.sys, "argv", ["ablate.py", str(tmp_path), "--seeds"])
+    ablate.main()
+    assert json.loads((tmp_path / "ablations.json").read_text())["complete seeds"] == [0, 1]
+    assert len(re.findall("over 2 seed", capsys.readouterr().out)) == 2
+    assert (tmp_path / "ablations.png").stat().st_size > 10_000
+    found[:] = found[:3]
+    with pytest.raises(SystemExit, match="no seed"):
+        ablate.main()

@@ -14,7 +14,6 @@ Writes OUT/seed_N (models, evaluations), OUT/ablations.json (each run: means and
 """
 import argparse
 import json
-import math
 import os
 import re
 import shutil
@@ -23,17 +22,17 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
+import report  # noqa: E402
 import reward as R  # noqa: E402
 
 CONTROL = 690  # SFT steps of .16 s in the 110 s of ViRL's 144 steps, 2 idle cores
 TIMEOUT = ["--render-timeout", "60"]  # seconds: a busy machine must not fail a program
 METRICS = ("execution", "visual", "reward", "outside")
 MODES = {"greedy": "greedy", "t1": "T=1"}
-TABLES = (("All 768 held-out images", "all=all", ""), ("Difference to SFT + ViRL, paired by seed, * more than two standard errors", "all=all", "virl"),
+TABLES = (("All 768 held-out images", "all=all", ""), ("Paired difference to SFT + ViRL, * more than two standard errors", "all=all", "virl"),
           ("Generation alone", "task=generate", ""), ("Refinement alone", "task=refine", ""))  # title, group of scores.json, run to compare with
 # name: (label, stage, directory of the model it starts from, split of the samples, further flags); in the order in which they run
 RUNS = {
@@ -136,40 +135,42 @@ def run_seed(out, seed):
 # ----------------------------------------------------------------------------------------------------------------- report
 
 def collect(out):
-    """[{run, label, seed, steps, seconds, status, group: {mode: {metric: [mean, standard error over items]}}}] of OUT's finished evaluations."""
+    """A dict of each of OUT's finished evaluations: run, label, seed, steps, seconds, status, groups {group: {mode: {metric: (mean, standard error)}}}
+    and paired {mode: {metric: (mean difference to the run "virl" of this seed, standard error)}}, all over items."""
     found = []
     for here in sorted(out.glob("seed_*"), key=lambda path: int(path.name[5:])):
-        for name, (label, *_) in RUNS.items():
+        items = {}  # {run: {mode: {id: {metric: mean over the item's answers}}}}
+        for name, (label, *_) in sorted(RUNS.items(), key=lambda run: run[0] != "virl"):  # what the others are compared with comes first
             if not (here / "eval" / name / "report.html").exists():
                 continue
+            items[name] = report.item_means(report.read_lines(here / "eval" / name / "scores.jsonl"))
+            base = items.get("virl", items[name])
+            differences = {mode: {m: report.mean_se([of[m] - base[mode][i][m] for i, of in items[name][mode].items() if i in base[mode]]) for m in METRICS}
+                           for mode in MODES}
             scores = json.loads((here / "eval" / name / "scores.json").read_text())
             last = json.loads((here / name / "metrics.jsonl").read_text().splitlines()[-1])
             groups = {group: {mode: {"n": of[mode]["n"], **{m: of[mode][m] for m in METRICS}} for mode in MODES}
                       for group, of in scores["groups"].items() if group.split("=")[0] in ("all", "task", "source", "language")}
             found.append({"run": name, "label": label, "seed": int(here.name[5:]), "steps": last["step"], "seconds": round(last["seconds"], 1),
-                          "status": scores["status"], "groups": groups})
+                          "status": scores["status"], "groups": groups,
+                          "paired": differences if "virl" in items else None})
     return found
 
 
-def mean_se(values):
-    """Mean and standard error over seeds; the error of a single one is NaN."""
-    mean, se = float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
-    return mean, se
-
-
 def table(rows, seeds, group, reference=""):
-    """Markdown lines of the runs: means ± standard errors over seeds; with a reference the paired differences to it, * beyond two errors."""
-    short = lambda x, signed: f"{x:+.3f}".replace("0.", ".", 1) if signed else f"{x:.3f}".removeprefix("0")
-    value = {(r["run"], r["seed"], mode, m): r["groups"][group][mode][m][0] for r in rows for mode in MODES for m in METRICS}
+    """Markdown lines of the runs: mean ± standard error over seeds (of a single seed: over items). With a reference, the run "virl", the differences
+    to it, paired by seed (of a single seed: by item), * beyond two errors."""
+    short = lambda x, signed="": f"{x:{signed}.3f}".replace("0.", ".", 1)
+    found = {(r["run"], r["seed"]): r["paired"] if reference else r["groups"][group] for r in rows}
     lines = ["| | " + " | ".join(f"{m} {MODES[mode]}" for m in METRICS for mode in MODES) + " |", "|---|" + "---|" * (len(METRICS) * len(MODES))]
     for name, (label, *_) in RUNS.items():
         if name == reference:
             continue
         cells = []
-        for m in METRICS:
-            for mode in MODES:
-                mean, se = mean_se([value[name, s, mode, m] - (value[reference, s, mode, m] if reference else 0) for s in seeds])
-                cells.append(short(mean, bool(reference)) + f"±{short(se, False)}" + ("*" if reference and abs(mean) > 2 * se else ""))
+        for m, mode in ((m, mode) for m in METRICS for mode in MODES):
+            of = [found[name, s][mode][m] for s in seeds]
+            mean, se = report.mean_se([mean for mean, _ in of]) if len(seeds) > 1 else of[0]
+            cells.append(short(mean, "+" if reference else "") + f"±{short(se)}" + ("*" if reference and abs(mean) > 2 * se else ""))
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return lines
 
@@ -184,7 +185,7 @@ def figure(rows, seeds, path):
         for mode, colour, shift in (("greedy", "#1f5fa8", 0.14), ("t1", "#c8641e", -0.14)):
             for y, name in enumerate(RUNS):
                 values = [r["groups"]["all=all"][mode][metric][0] for r in rows if r["run"] == name]
-                mean, se = mean_se(values)
+                mean, se = report.mean_se(values)
                 ax.plot(values, [y - shift] * len(values), "o", color=colour, alpha=0.35, markersize=3.5, markeredgewidth=0)
                 ax.errorbar(mean, y - shift, xerr=se, fmt="|", color=colour, capsize=3, markersize=9, label=MODES[mode] if y == 0 else None)
         ax.set_xlabel(f"{metric}, 768 held-out images: mean and standard error over seeds {', '.join(map(str, seeds))}", fontsize=8)
@@ -216,7 +217,8 @@ def main():
         raise SystemExit(f"error: no seed in {out} is complete yet: {len(rows)} runs are evaluated, a seed has {len(RUNS)}.")
     rows, text = [r for r in rows if r["seed"] in seeds], ""
     for title, group, reference in TABLES:
-        text += "\n".join([f"\n{title}; mean ± standard error over {len(seeds)} seed(s):\n", *table(rows, seeds, group, reference), ""])
+        over = f"{len(seeds)} seeds" if len(seeds) > 1 else "the images of one seed"
+        text += "\n".join([f"\n{title}; mean ± standard error over {over}:\n", *table(rows, seeds, group, reference), ""])
     print(text)
     figure(rows, seeds, out / "ablations.png")
     if args.docs:

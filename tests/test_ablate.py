@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import ablate
+import report
 import reward as R
 from render import Render
 
@@ -49,8 +50,9 @@ def test_rewards_are_what_they_are_called():
 
 def rows(values):
     """{(run, seed): value of every metric} -> what `collect` gives; runs that are not named get 0."""
-    cell = lambda v: {"n": 1, **{m: [v, 0.1] for m in ablate.METRICS}}
-    return [{"run": run, "seed": seed, "groups": {"all=all": {mode: cell(values.get((run, seed), 0.0)) for mode in ablate.MODES}}}
+    cell = lambda v: {mode: {m: (v, 0.1) for m in ablate.METRICS} for mode in ablate.MODES}
+    value = lambda run, seed: values.get((run, seed), 0.0)
+    return [{"run": run, "seed": seed, "groups": {"all=all": cell(value(run, seed))}, "paired": cell(value(run, seed) - value("virl", seed))}
             for run in ablate.RUNS for seed in (0, 1, 2)]
 
 
@@ -63,6 +65,26 @@ def test_table_means_and_errors_over_seeds():
     assert line(paired, "ssim").count("-.100±.000*") == 8  # the seeds' own spread cancels
     assert line(paired, "fine").count("+.000±.058 ") == 8  # differences 0, -.1, .1
     assert not any(row.startswith(f"| {ablate.RUNS['virl'][0]} |") for row in paired)
+    alone = ablate.table(found, [0], "all=all", "virl")
+    assert line(alone, "ssim").count("-.100±.100 ") == 8  # of a single seed: over items
+    assert line(ablate.table(found, [0], "all=all", "virl"), "sft").count("-.500±.100*") == 8
+
+
+def test_collect_pairs_items(tmp_path):
+    for run, scores in (("sft", (0.2, 0.4)), ("virl", (0.5, 0.9))):
+        folder = tmp_path / "seed_3" / "eval" / run
+        folder.mkdir(parents=True)
+        row = lambda id_, mode, v: {**dict.fromkeys(report.METRICS, v), "id": id_, "mode": mode, "k": 0, "status": "ok"}
+        report.write_lines(folder / "scores.jsonl", [row(id_, mode, v) for mode in ablate.MODES for id_, v in zip("ab", scores)])
+        cell = {mode: {"n": 2, **{m: report.mean_se(scores) for m in ablate.METRICS}} for mode in ablate.MODES}
+        (folder / "scores.json").write_text(json.dumps({"status": {"ok": 4}, "groups": {"all=all": cell, "length=long": cell}}))
+        (folder / "report.html").touch()
+        (tmp_path / "seed_3" / run).mkdir()
+        (tmp_path / "seed_3" / run / "metrics.jsonl").write_text('{"step": 7, "seconds": 1.25}\n')
+    virl, sft = ablate.collect(tmp_path)
+    assert (virl["run"], sft["run"], sft["seed"], sft["steps"], [*sft["groups"]]) == ("virl", "sft", 3, 7, ["all=all"])
+    assert sft["paired"]["greedy"]["reward"] == pytest.approx((-0.4, 0.1)) and virl["paired"]["t1"]["outside"] == (0, 0)
+    assert sft["groups"]["all=all"]["t1"]["visual"] == pytest.approx((0.3, 0.1))
 
 
 def test_finished_runs_are_not_done_again_and_a_failure_stops(tmp_path):

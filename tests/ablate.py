@@ -157,6 +157,11 @@ def collect(out):
     return found
 
 
+def over_seeds(found):
+    """[(mean, standard error over items)] of the seeds -> mean and standard error over seeds; of a single seed its own."""
+    return report.mean_se([mean for mean, _ in found]) if len(found) > 1 else found[0]
+
+
 def table(rows, seeds, group, reference=""):
     """Markdown lines of the runs: mean ± standard error over seeds (of a single seed: over items). With a reference, the run "virl", the differences
     to it, paired by seed (of a single seed: by item), * beyond two errors."""
@@ -168,15 +173,14 @@ def table(rows, seeds, group, reference=""):
             continue
         cells = []
         for m, mode in ((m, mode) for m in METRICS for mode in MODES):
-            of = [found[name, s][mode][m] for s in seeds]
-            mean, se = report.mean_se([mean for mean, _ in of]) if len(seeds) > 1 else of[0]
+            mean, se = over_seeds([found[name, s][mode][m] for s in seeds])
             cells.append(short(mean, "+" if reference else "") + f"±{short(se)}" + ("*" if reference and abs(mean) > 2 * se else ""))
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return lines
 
 
-def figure(rows, seeds, path):
-    """The outside metric and the default reward of each run: mean, standard error over seeds, and each seed as a dot."""
+def figure(rows, over, path):
+    """The outside metric and the default reward of each run: mean, standard error over what `over` says, and each seed as a dot."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
@@ -184,11 +188,12 @@ def figure(rows, seeds, path):
     for ax, metric in zip(axes, ("outside", "reward")):
         for mode, colour, shift in (("greedy", "#1f5fa8", 0.14), ("t1", "#c8641e", -0.14)):
             for y, name in enumerate(RUNS):
-                values = [r["groups"]["all=all"][mode][metric][0] for r in rows if r["run"] == name]
-                mean, se = report.mean_se(values)
-                ax.plot(values, [y - shift] * len(values), "o", color=colour, alpha=0.35, markersize=3.5, markeredgewidth=0)
+                found = [r["groups"]["all=all"][mode][metric] for r in rows if r["run"] == name]
+                mean, se = over_seeds(found)
+                ax.plot([mean for mean, _ in found], [y - shift] * len(found), "o", color=colour, alpha=0.35, markersize=3.5, markeredgewidth=0)
                 ax.errorbar(mean, y - shift, xerr=se, fmt="|", color=colour, capsize=3, markersize=9, label=MODES[mode] if y == 0 else None)
-        ax.set_xlabel(f"{metric}, 768 held-out images: mean and standard error over seeds {', '.join(map(str, seeds))}", fontsize=8)
+        ax.set_xlabel(f"{metric}: mean, standard error over {over}, each seed", fontsize=8)
+        ax.tick_params(axis="x", labelsize=8)
         ax.grid(axis="x", alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(range(len(RUNS)), [label for label, *_ in RUNS.values()], fontsize=8)
@@ -216,11 +221,11 @@ def main():
     if not seeds:
         raise SystemExit(f"error: no seed in {out} is complete yet: {len(rows)} runs are evaluated, a seed has {len(RUNS)}.")
     rows, text = [r for r in rows if r["seed"] in seeds], ""
+    over = f"{len(seeds)} seeds" if len(seeds) > 1 else "the images of one seed"
     for title, group, reference in TABLES:
-        over = f"{len(seeds)} seeds" if len(seeds) > 1 else "the images of one seed"
         text += "\n".join([f"\n{title}; mean ± standard error over {over}:\n", *table(rows, seeds, group, reference), ""])
     print(text)
-    figure(rows, seeds, out / "ablations.png")
+    figure(rows, over, out / "ablations.png")
     if args.docs:
         page = REPO / "docs" / "ablations.md"
         page.write_text(re.sub(r"(?<=<!-- tables -->\n).*?(?=<!-- /tables -->)", lambda match: text + "\n", page.read_text(), flags=re.S))

@@ -14,6 +14,7 @@ Writes OUT/seed_N (models, evaluations), OUT/ablations.json (each run: means and
 """
 import argparse
 import json
+import math
 import os
 import re
 import shutil
@@ -32,7 +33,7 @@ CONTROL = 690  # SFT steps of .16 s in the 110 s of ViRL's 144 steps, 2 idle cor
 TIMEOUT = ["--render-timeout", "60"]  # seconds: a busy machine must not fail a program
 METRICS = ("execution", "visual", "reward", "outside")
 MODES = {"greedy": "greedy", "t1": "T=1"}
-TABLES = (("All 768 held-out images", "all=all", ""), ("Paired difference to SFT + ViRL, * more than two standard errors", "all=all", "virl"),
+TABLES = (("All 768 held-out images", "all=all", ""), ("Paired difference to SFT + ViRL, * more than two standard errors over seeds and over images", "all=all", "virl"),
           ("Generation alone", "task=generate", ""), ("Refinement alone", "task=refine", ""))  # title, group of scores.json, run to compare with
 # name: (label, stage, directory of the model it starts from, split of the samples, further flags); in the order in which they run
 RUNS = {
@@ -164,7 +165,7 @@ def over_seeds(found):
 
 def table(rows, seeds, group, reference=""):
     """Markdown lines of the runs: mean ± standard error over seeds (of a single seed: over items). With a reference, the run "virl", the differences
-    to it, paired by seed (of a single seed: by item), * beyond two errors."""
+    to it, * beyond two errors both over seeds and over the items of all seeds: the spread of two or three seeds alone is small by chance too often."""
     short = lambda x, signed="": f"{x:{signed}.3f}".replace("0.", ".", 1)
     found = {(r["run"], r["seed"]): r["paired"] if reference else r["groups"][group] for r in rows}
     lines = ["| | " + " | ".join(f"{m} {MODES[mode]}" for m in METRICS for mode in MODES) + " |", "|---|" + "---|" * (len(METRICS) * len(MODES))]
@@ -173,8 +174,10 @@ def table(rows, seeds, group, reference=""):
             continue
         cells = []
         for m, mode in ((m, mode) for m in METRICS for mode in MODES):
-            mean, se = over_seeds([found[name, s][mode][m] for s in seeds])
-            cells.append(short(mean, "+" if reference else "") + f"±{short(se)}" + ("*" if reference and abs(mean) > 2 * se else ""))
+            each = [found[name, s][mode][m] for s in seeds]
+            mean, se = over_seeds(each)
+            told_apart = reference and abs(mean) > 2 * max(se, math.hypot(*(error for _, error in each)) / len(each))
+            cells.append(short(mean, "+" if reference else "") + f"±{short(se)}" + "*" * bool(told_apart))
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return lines
 

@@ -1,0 +1,226 @@
+"""The documents agree with the code: docs/equations.md names the lines it says, files and flags in README.md and docs/*.md exist.
+
+    python tests/test_docs.py --fix      # write the line numbers of docs/*.md anew after the code has moved
+"""
+import argparse
+import contextlib
+import importlib
+import re
+import runpy
+import shlex
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+DOCUMENTS = [ROOT / "README.md", ROOT / "THIRD_PARTY.md", *sorted((ROOT / "docs").glob("*.md"))]
+CODE_LINK = re.compile(r"\[([\w/]+\.\w+):(\d+)\]\(\.\./([\w/]+\.\w+)#L(\d+)\) `([^`]+)`")  # [virl.py:1](../virl.py#L1) `code of that line`
+SCRIPTS = sorted(f"{folder}{path.name}" for folder in ("", "tests/") for path in (ROOT / folder).glob("*.py") if ".parse_args()" in path.read_text())
+FOREIGN = {"--nproc_per_node"}  # flags of torchrun
+
+
+# ---------------------------------------------------------------------------------------------------------------- lines
+
+def line_of(file, code):
+    """Number of the one line of a file of the repository that holds `code`, or a str that says why there is none."""
+    if not (ROOT / file).is_file():
+        return f"there is no {file}"
+    found = [number for number, line in enumerate((ROOT / file).read_text().splitlines(), 1) if code in line]
+    return found[0] if len(found) == 1 else f"{len(found)} lines of {file} hold `{code}`, not one"
+
+
+def wrong_lines(text):
+    """What is wrong with the links to lines in a document: a list of str."""
+    wrong = []
+    for shown, number, file, anchor, code in CODE_LINK.findall(text):
+        line = line_of(file, code)
+        if shown != file or number != anchor:
+            wrong.append(f"[{shown}:{number}] leads to {file}#L{anchor}")
+        elif line != int(number):
+            wrong.append(f"{file}:{number}: " + (line if isinstance(line, str) else f"`{code}` stands on line {line} now; python tests/test_docs.py --fix"))
+    strict, loose = len(CODE_LINK.findall(text)), len(re.findall(r"\]\([^)]*#L\d+\)", text))
+    return wrong + ([f"{loose - strict} link(s) to a line without the code that must stand there"] if loose != strict else [])
+
+
+def fixed(text):
+    """The document with the right numbers, where there is one."""
+    def write(match):
+        line = line_of(match[3], match[5])
+        return match[0] if isinstance(line, str) else f"[{match[3]}:{line}](../{match[3]}#L{line}) `{match[5]}`"
+    return CODE_LINK.sub(write, text)
+
+
+# ------------------------------------------------------------------------------------------------------- files and flags
+
+def missing_files(text, folder):
+    """Relative links of a document in `folder`, and files of the project that it names between backticks or in commands, that do not exist."""
+    links = {link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"\w+:|#", link)}
+    missing = [link for link in sorted(links) if link and not (folder / link).exists()]
+    theirs = set(re.findall(r"[Ss]ave this as `([^`]+)`", text))  # files that the reader is told to write
+    named = {name for span in re.findall(r"```.*?```|`[^`\n]+`", text, re.S) for name in re.findall(r"(?<![\w/.])[\w/]+\.(?:py|sh|md|cff)\b", span)}
+    return missing + sorted(name for name in named - theirs if not (ROOT / name).exists())
+
+
+class Found(Exception):
+    """Carries the parser out of a main() that was about to parse."""
+
+
+@cache
+def parser_of(script):
+    """The argparse parser of a script of the repository, without running more of it."""
+    def stop(parser, *_, **__):
+        raise Found(parser)
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(SystemExit):
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        patch.setattr(sys, "path", [str(ROOT), str(ROOT / "tests"), *sys.path])
+        try:
+            if script.startswith("tests/"):
+                runpy.run_path(str(ROOT / script), run_name="__main__")
+            else:
+                importlib.import_module(script.removesuffix(".py")).main()
+        except Found as found:
+            return found.args[0]
+    raise AssertionError(f"{script} parses no arguments")
+
+
+def options(parser, command=None):
+    """Flags of a parser, of its sub-command if it has that one; of all of them without a name. None: there is no such command."""
+    flags = {flag for flag in parser._option_string_actions}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            if command and command not in action.choices:
+                return None
+            for name, sub in action.choices.items():
+                if command in (None, name):
+                    flags |= options(sub)
+    return flags
+
+
+def has_commands(parser):
+    return any(isinstance(action, argparse._SubParsersAction) for action in parser._actions)
+
+
+def run_sh_flags():
+    return set(re.findall(r"--[a-z-]+", (ROOT / "run.sh").read_text().split("HELP")[1]))
+
+
+def commands(text):
+    """Shell commands of a document, in its code blocks and between backticks, one str each."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.S | re.M)
+    lines = [line.removeprefix("$ ") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return lines + re.findall(r"`((?:python|torchrun|bash) [^`\n]+|[\w/]+\.py [^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M))
+
+
+COMMAND = re.compile(r"(?:\w+=\S+ )*(?:(?:(?:\S*/)?(?:python|torchrun)\s+(?:--nproc_per_node=\S+\s+)?)?([\w/]+\.py)|bash (run\.sh))(?:\s+(.*))?$")
+
+
+def wrong_flags(text):
+    """Flags and sub-commands that a document shows and the script does not have: a list of str."""
+    wrong = []
+    for command in commands(text):
+        match = COMMAND.match(command.split("#")[0].strip())
+        if not match:
+            continue
+        words = shlex.split(re.split(r" [|;&>]", match[3] or "")[0])
+        flags = {word.split("=")[0] for word in words if re.match(r"--\w", word)}
+        if match[2]:
+            wrong += [f"run.sh has no {flag}" for flag in sorted(flags - run_sh_flags())]
+        elif match[1] not in SCRIPTS:
+            wrong += [f"{match[1]} takes no arguments"] if flags else []
+        else:
+            parser = parser_of(match[1])
+            sub = words[0] if words and has_commands(parser) and not words[0].startswith("-") else None
+            known = options(parser, sub)
+            wrong += [f"{match[1]} has no command {sub}"] if known is None else [f"{match[1]} {sub or ''}".strip() + f" has no {flag}" for flag in sorted(flags - known)]
+    for row in re.findall(r"^\| `([\w/]+\.py)\b.*$", text, re.M):  # tables whose first column names a script
+        for line in re.findall(rf"^\| `{re.escape(row)}[` ].*$", text, re.M):
+            if row in SCRIPTS:
+                spans = " ".join(re.findall(r"`([^`]+)`", line))
+                wrong += [f"{row} has no {flag}" for flag in sorted(set(re.findall(r"(?<!\S)--[a-z][\w-]*", spans)) - options(parser_of(row)))]
+    every = set.union(run_sh_flags(), FOREIGN, *(options(parser_of(script)) for script in SCRIPTS))
+    prose = " ".join(re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)))
+    return list(dict.fromkeys(wrong + [f"no script has {flag}" for flag in sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", prose)) - every)]))
+
+
+# ---------------------------------------------------------------------------------------------------------------- tests
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_lines(document):
+    assert not wrong_lines(document.read_text())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files(document):
+    assert not missing_files(document.read_text(), document.parent)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_flags(document):
+    assert not wrong_flags(document.read_text())
+
+
+def test_every_formula_has_its_line():
+    paragraphs = (ROOT / "docs" / "equations.md").read_text().split("\n**")[1:]
+    assert len(paragraphs) > 20
+    assert not [p.split("**")[0] for p in paragraphs if not CODE_LINK.search(p)]
+
+
+def test_a_moved_line_is_found_and_mended():
+    text = (ROOT / "docs" / "equations.md").read_text()
+    match = CODE_LINK.search(text)
+    moved = text.replace(match[0], match[0].replace(match[2], str(int(match[2]) + 3)), 1)
+    (wrong,) = wrong_lines(moved)
+    assert f"stands on line {match[2]} now" in wrong
+    assert fixed(moved) == text
+    assert "0 lines of sft.py" in wrong_lines("[sft.py:1](../sft.py#L1) `no such code anywhere`")[0]
+    assert "not one" in wrong_lines("[virl.py:1](../virl.py#L1) `step`")[0]  # a snippet on many lines says nothing
+    assert "there is no" in wrong_lines("[gone.py:1](../gone.py#L1) `x`")[0]
+    assert "leads to" in wrong_lines("[sft.py:1](../virl.py#L1) `x`")[0]
+    assert "without the code" in wrong_lines("[sft.py:1](../sft.py#L1)")[0]
+    assert fixed("[sft.py:1](../sft.py#L1) `no such code anywhere`").startswith("[sft.py:1]")
+
+
+def test_commands_are_read():
+    read = [match[1] or match[2] for command in commands((ROOT / "README.md").read_text()) if (match := COMMAND.match(command.split("#")[0].strip()))]
+    assert len(read) > 25 and {"run.sh", "sft.py", "virl.py", "eval.py", "data.py", "reward.py", "render.py", "policy.py", "tests/bench.py"} <= {*read}
+
+
+def test_a_wrong_flag_is_found():
+    block = lambda command: f"text\n\n```\n{command}\n```\n"
+    assert wrong_flags(block("python sft.py --stepz 3")) == ["sft.py has no --stepz"]
+    assert wrong_flags(block("torchrun --nproc_per_node=8 virl.py --model out/sft \\\n    --promts 64   # --not-a-flag in a comment")) == ["virl.py has no --promts"]
+    assert wrong_flags(block("$ python data.py filter raw --format trl")) == ["data.py filter has no --format"]  # export has it
+    assert wrong_flags(block("python data.py filtre raw")) == ["data.py has no command filtre"]
+    assert wrong_flags(block("PYTHON=python3 bash run.sh --sed 1")) == ["run.sh has no --sed"]
+    assert wrong_flags("so `python eval.py --moddel x` does")[:1] == ["eval.py has no --moddel"]
+    assert wrong_flags("| `reward.py` | `TARGET.png FILE`; `--explian OUT.png` |")[:1] == ["reward.py has no --explian"]
+    assert wrong_flags("with `--refil` more") == ["no script has --refil"]
+    assert not wrong_flags(block("python sft.py --steps 3\npython tests/ladder.py --hacks\nbash run.sh --seed 1\npython data.py export DIR --format trl"))
+
+
+def test_a_missing_file_is_found():
+    assert missing_files("[x](docs/none.png) and `gone.py`, `tests/gone.py`", ROOT) == ["docs/none.png", "gone.py", "tests/gone.py"]
+    assert not missing_files("[x](docs/results.png), [y](https://a.b/c.png), [z](#head), `data.py synth`, save this as `mine.py`, `out/a.json`", ROOT)
+
+
+def test_third_party_lists_what_is_installed():
+    text = (ROOT / "THIRD_PARTY.md").read_text()
+    pins = re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements.txt").read_text(), re.M)
+    apt = set(re.findall(r"[a-z][\w-]+", " ".join(re.findall(r'\|\| echo "?([a-z][\w -]+)"?$', (ROOT / "run.sh").read_text().split("system_setup()")[0], re.M))))
+    assert len(pins) > 15 and {"bubblewrap", "texlive-science", "fontconfig"} <= apt
+    assert not [pin for pin in pins if f"| {pin[0]} {pin[1]} |" not in text]
+    assert not [package for package in apt if not re.search(rf"(?<![\w-]){package}(?![\w-])", text)]
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    arguments.add_argument("--fix", action="store_true", help="write the line numbers anew")
+    if arguments.parse_args().fix:
+        for path in DOCUMENTS:
+            path.write_text(fixed(path.read_text()))
+    problems = [f"{path.name}: {line}" for path in DOCUMENTS for line in wrong_lines(path.read_text())]
+    sys.exit("\n".join(problems) or None)

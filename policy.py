@@ -1,10 +1,9 @@
 """The policy: a vision-language model that reads an image and an instruction and writes code.
 
-Build a tiny one, load any, shard it (FSDP2), score tokens, save, resume. Both stages and the sampler use this file, so
-the weights that train are the weights that sample.
+Load any, shard it (FSDP2), score tokens, save, resume. Both stages and the sampler use this file, so the weights that train
+are the weights that sample.
 
     python policy.py --plan Qwen/Qwen3-VL-8B-Instruct --gpus 8      # memory of one GPU, without downloading weights
-    python policy.py --build small --data out/data/sft --out small  # a randomly initialised model of a preset's size
 
 Shapes: B rows, T tokens, N scored tokens, V vocabulary, D hidden size.
 """
@@ -13,108 +12,16 @@ import copy
 import json
 import os
 import shutil
-import types
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import nn
 
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
-           "<|video_pad|>"]
-CHAT_TEMPLATE = (
-    "{%- for m in messages -%}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
-    "{% for c in m.content %}{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% elif c.type == 'text' %}{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor -%}"
-    "{%- if add_generation_prompt -%}<|im_start|>assistant\n{% endif -%}")
-
-
-# --------------------------------------------------------------------------------------------------------- attention
-
-HALVES = (torch.float16, torch.bfloat16)  # what the variable-length kernel takes
-
-
-def attend(query, key, value, scale):
-    """Attention without a mask; query, key, value [n, H, T, head size]."""
-    if query.is_cuda or not torch.is_grad_enabled():
-        return F.scaled_dot_product_attention(query, key, value, scale=scale)
-    # On the CPU SDPA's backward takes longer than that of plain products (measured: .119 s a step against .077).
-    return (query @ key.transpose(-1, -2) * scale).softmax(-1) @ value
-
-
-def rms_norm(module, hidden):
-    """A decoder's RMSNorm: on a GPU one kernel in place of seven."""
-    if hidden.is_cuda:
-        return F.rms_norm(hidden, hidden.shape[-1:], module.weight.to(hidden.dtype), module.variance_epsilon)
-    return type(module).forward(module, hidden)
-
-
-def in_one_call(query, key, value, starts, longest, scale, causal):
-    """Attention inside each segment by torch's variable-length kernel; query [1, H, T, head size] and all else as below -> [1, T, H, head size].
-
-    The longest segment comes as a number: asking the GPU for it would stop the queue of kernels in every layer.
-    """
-    from torch.nn.attention.varlen import varlen_attn
-    q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # [T, H, head size]
-    return varlen_attn(q, k, v, starts, starts, longest, longest, scale=scale, window_size=(-1, 0) if causal else (-1, -1), enable_gqa=q.shape[1] != k.shape[1])[None]
-
-
-def image_attention(module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, max_length_q=None, **kwargs):
-    """Attention inside each image of a flattened batch; query, key, value [1, H, sum of patches, head size].
-
-    transformers calls its SDPA once per image; images of one size (the usual batch of the tiny model) go in one call.
-    """
-    if query.is_cuda and value.dtype in HALVES:
-        return in_one_call(query, key, value, cu_seq_lens_q, max_length_q, scaling, False), None
-    sizes = (cu_seq_lens_q[1:] - cu_seq_lens_q[:-1]).tolist()
-    if len(set(sizes)) == 1:
-        n, (_, heads, _, head) = len(sizes), query.shape
-        q, k, v = (x.view(heads, n, sizes[0], head).transpose(0, 1) for x in (query, key, value))  # [n, H, patches, head]
-        out = attend(q, k, v, scaling)
-        return out.transpose(1, 2).reshape(1, n * sizes[0], heads, head), None
-    parts = [x.split(sizes, dim=2) for x in (query, key, value)]
-    out = torch.cat([attend(q, k, v, scaling) for q, k, v in zip(*parts)], dim=2)
-    return out.transpose(1, 2), None  # [1, sum of patches, H, head size]
-
-
-def embed_patches(module, pixels):
-    """The patch embedding, pixels [patches, values] -> [patches, D]: its convolution has one position, so it is a matrix product.
-
-    As a convolution it takes 5 ms more of a step of 85 ms (embedded default, 2 CPU cores).
-    """
-    return F.linear(pixels.to(module.proj.weight.dtype), module.proj.weight.flatten(1), module.proj.bias)
-
-
-def packed_attention(module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, max_length_q=None, **kwargs):
-    """Causal attention inside each segment of a packed row; query [1, H, T, head size], key and value with fewer heads.
-
-    cu_seq_lens_q int32 [segments + 1]: where they begin, and T; max_length_q: tokens of the longest. No mask exists, and no product of two segments is computed:
-    a dense mask costs T^2, 6.8 times as much for four segments of 2,048 tokens on a CPU.
-    """
-    if query.is_cuda and value.dtype in HALVES:
-        return in_one_call(query, key, value, cu_seq_lens_q, max_length_q, scaling, True), None
-    sizes = cu_seq_lens_q.diff().tolist()
-    parts = [x.split(sizes, dim=2) for x in (query, key, value)]
-    out = torch.cat([F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True) for q, k, v in zip(*parts)], dim=2)
-    return out.transpose(1, 2), None  # [1, T, H, head size]
-
-
-def slot_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
-    """Attention of one new token a row; query [B, H, 1, head size], key and value [B, K, T, head size], attention_mask bool [B, 1, 1, T].
-
-    No key is repeated for the H / K queries that share it: reading the cache is the cost of decoding.
-    """
-    if query.is_cuda:
-        return F.scaled_dot_product_attention(query, key, value, attention_mask, scale=scaling, enable_gqa=True).transpose(1, 2), None
-    # On a CPU they go as one small sequence.
-    B, H, _, head = query.shape
-    out = F.scaled_dot_product_attention(query.reshape(B, key.shape[1], -1, head), key, value, attention_mask, scale=scaling)  # [B, K, H / K, head size]
-    return out.reshape(B, 1, H, head), None
-
+from attention import wire
 
 # ---------------------------------------------------------------------------------------------------------- the policy
 
@@ -342,7 +249,7 @@ def token_logprobs(hidden, head, targets, banned, dtype=torch.float32, chunk=204
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 
-# ------------------------------------------------------------------------------------------------- build, load, save
+# ------------------------------------------------------------------------------------------------------- load, save
 
 @contextlib.contextmanager
 def replacing(path):
@@ -364,74 +271,6 @@ def replacing(path):
                              f"room, then run the same command with --resume.") from None
         raise
     os.replace(temporary, path)
-
-
-def train_tokenizer(texts, vocabulary=768):
-    """A byte-level BPE tokenizer learned from `texts`, in which a number of a list or attribute is one token.
-
-    The model then names a coordinate in a single step. All else may merge freely, lines of boilerplate included: short
-    answers are what a CPU can afford.
-    """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(r"(?<=[\"'\[,:]|, )\d{1,3}"), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=SPECIAL, show_progress=False, min_frequency=2,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    roles = ["user\n", "assistant\n"] * 1000  # the words of the chat template
-    bpe.train_from_iterator([*texts, *roles], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=SPECIAL[3:],
-        clean_up_tokenization_spaces=False, chat_template=CHAT_TEMPLATE)
-
-
-PRESETS = {  # what `build_tiny` makes, and its parameters (tests/test_policy.py counts them)
-    "tiny": dict(hidden=128, layers=3, resolution=64, vocabulary=768),  # 1.33M: the embedded default
-    "small": dict(hidden=384, layers=8, resolution=128, vocabulary=4096),  # 25.8M: for a GPU
-    "medium": dict(hidden=768, layers=12, resolution=256, vocabulary=8192),  # 148M: for a GPU
-}
-
-
-def build_tiny(out, texts, seed=0, hidden=128, layers=3, context=4096, resolution=64, patch=16, vocabulary=768):
-    """Write a randomly initialised Qwen3-VL to `out`, as an ordinary Hugging Face directory; the sizes default to PRESETS["tiny"].
-
-    texts: iterable of str, the tokenizer's training text. resolution: pixels of the square that an image is scaled to
-    (by area, keeping its aspect ratio). Image tokens = resolution^2 / patch^2.
-    """
-    from transformers import GenerationConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
-    from transformers.utils import logging
-    logging.disable_progress_bar()
-    tokenizer = train_tokenizer(texts, vocabulary)
-    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in (
-        ("image_token_id", "<|image_pad|>"), ("video_token_id", "<|video_pad|>"),
-        ("vision_start_token_id", "<|vision_start|>"), ("vision_end_token_id", "<|vision_end|>"))}
-    head = hidden // 4
-    config = Qwen3VLConfig(
-        text_config=dict(
-            vocab_size=(len(tokenizer) + 15) // 16 * 16, hidden_size=hidden, intermediate_size=hidden * 5 // 2,
-            num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, head_dim=head,
-            max_position_embeddings=context, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=True,
-            rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_interleaved=True,
-                                 mrope_section=[head // 2 - 2 * (head // 6), head // 6, head // 6])),
-        vision_config=dict(
-            depth=layers, hidden_size=hidden, intermediate_size=hidden * 5 // 2, num_heads=4, patch_size=patch,
-            spatial_merge_size=1, temporal_patch_size=2, out_hidden_size=hidden,
-            num_position_embeddings=(resolution // patch) ** 2, deepstack_visual_indexes=[0]),
-        tie_word_embeddings=True, **ids)
-    torch.manual_seed(seed)
-    model = Qwen3VLForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil  # needs no torchvision
-    processor = Qwen2VLImageProcessorPil(
-        patch_size=patch, merge_size=1, temporal_patch_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3,
-        size={"shortest_edge": resolution**2, "longest_edge": resolution**2})
-    with replacing(out) as temporary:
-        for part in (model, tokenizer, processor):
-            part.save_pretrained(temporary)
 
 
 def read_config(path):
@@ -463,23 +302,6 @@ def skeleton(config, name):
         raise SystemExit(f"error: {name} is a {config.model_type} model; needed is one with a vision tower over an image grid and "
                          f"multimodal RoPE, such as Qwen2.5-VL, Qwen3-VL, Qwen3.5 or GLM-4V.")
     return model
-
-
-def wire(policy):
-    """Give a Policy's model our attentions and patch embedding, in place; returns it."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    # transformers hands the segment lengths only to attentions with "flash" in their name.
-    AttentionInterface.register("vision_flash_per_image", image_attention)
-    AttentionInterface.register("packed", packed_attention)
-    AttentionInterface.register("slots", slot_attention)
-    AttentionMaskInterface.register("packed", lambda *args, **kwargs: None)
-    visual = policy.model.model.visual
-    visual.config._attn_implementation = "vision_flash_per_image"
-    visual.patch_embed.forward = types.MethodType(embed_patches, visual.patch_embed)
-    for module in policy.modules():
-        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):  # Qwen-VL's, which is T5's; Qwen3.5's is another
-            module.forward = types.MethodType(rms_norm, module)
-    return policy
 
 
 def load_policy(path, device="cpu", weights=True):
@@ -809,29 +631,16 @@ def run(main):
 
 def main():
     import argparse
-    parser = argparse.ArgumentParser(description="Plan the memory of a model, or build a randomly initialised one.", allow_abbrev=False)
-    parser.add_argument("--plan", metavar="MODEL", help="print the memory of one GPU: a hub id such as Qwen/Qwen3-VL-8B-Instruct, a directory, or all")
-    parser.add_argument("--gpus", type=int, default=8, help="--plan: GPUs that the weights are sharded over")
-    parser.add_argument("--tokens", type=int, default=16384, help="--plan: tokens of a packed row")
-    parser.add_argument("--slots", type=int, default=64, help="--plan: rollouts decoded together on one GPU")
-    parser.add_argument("--length", type=int, default=4096, help="--plan: tokens of a rollout, prompt and answer")
-    parser.add_argument("--recompute", action="store_true", help="--plan: with activation checkpointing")
-    parser.add_argument("--build", choices=PRESETS, help="write a randomly initialised model of this size")
-    parser.add_argument("--data", default="out/data/sft", help="--build: parquet files whose texts train the tokenizer")
-    parser.add_argument("--out", default="out/model", help="--build: directory to write")
-    parser.add_argument("--seed", type=int, default=0, help="--build: seed of the weights")
+    parser = argparse.ArgumentParser(description="Plan the memory of a model.", allow_abbrev=False)
+    parser.add_argument("--plan", metavar="MODEL", required=True, help="print the memory of one GPU: a hub id such as Qwen/Qwen3-VL-8B-Instruct, a directory, or all")
+    parser.add_argument("--gpus", type=int, default=8, help="GPUs that the weights are sharded over")
+    parser.add_argument("--tokens", type=int, default=16384, help="tokens of a packed row")
+    parser.add_argument("--slots", type=int, default=64, help="rollouts decoded together on one GPU")
+    parser.add_argument("--length", type=int, default=4096, help="tokens of a rollout, prompt and answer")
+    parser.add_argument("--recompute", action="store_true", help="with activation checkpointing")
     args = parser.parse_args()
-    if args.plan:
-        import plan
-        plan.main(args.plan, args.gpus, tokens=args.tokens, slots=args.slots, length=args.length, recompute=args.recompute)
-    elif args.build:
-        import data
-        if Path(args.out).exists():
-            raise SystemExit(f"error: {args.out} is there already; give another --out or remove it.")
-        build_tiny(args.out, [s.prompt + "\n" + s.answer for s in data.read_samples(args.data)], args.seed, **PRESETS[args.build])
-        print(f"wrote {args.out}: {sum(p.numel() for p in skeleton(read_config(args.out), args.out).parameters()) / 1e6:.1f}M parameters")
-    else:
-        parser.error("give --plan MODEL or --build SIZE (see --help)")
+    import plan
+    plan.main(args.plan, args.gpus, tokens=args.tokens, slots=args.slots, length=args.length, recompute=args.recompute)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ import plan
 import policy as P
 import render
 import synth
+import tiny
 
 # ------------------------------------------------------------------------------------------------------------ arguments
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
@@ -69,7 +70,7 @@ def embedded_default(args):
     if args.data == "out/data/sft" and not Path("out/data/rl/part-0.parquet").exists():  # the last file of `synth`
         synth.synth("out/data", unsafe=args.unsafe_render)
     if (args.model == "out/tiny" or args.build_tiny) and not Path(args.model).is_dir():
-        P.build_tiny(args.model, [s.prompt + "\n" + s.answer for s in data.read_samples(args.data)], seed=args.seed)
+        tiny.build_tiny(args.model, [s.prompt + "\n" + s.answer for s in data.read_samples(args.data)], seed=args.seed)
 
 
 class Encoded(torch.utils.data.Dataset):

@@ -483,9 +483,9 @@ def kills(args):
     import conftest
     from test_faults import killed_saves
 
-    import policy
+    import tiny
     with tempfile.TemporaryDirectory() as folder:
-        policy.build_tiny(Path(folder, "tiny"), [s.prompt + s.answer for s in conftest.drawn_samples(48)], hidden=64, layers=2)
+        tiny.build_tiny(Path(folder, "tiny"), [s.prompt + s.answer for s in conftest.drawn_samples(48)], hidden=64, layers=2)
         loaded = killed_saves(Path(folder, "tiny"), Path(folder, "out"), 200)
     print(f"200 kills, {len(loaded)} states loaded, of {len(set(loaded))} different steps up to {max(loaded)}")
     return len(loaded) < 200

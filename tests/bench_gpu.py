@@ -21,8 +21,10 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import attention  # noqa: E402
 import plan  # noqa: E402
 import policy as P  # noqa: E402
+import tiny  # noqa: E402
 
 WORDS = "import matplotlib.pyplot as plt fig ax = subplots figsize bar plot scatter color title label set legend grid 0 1 2 3".split()
 
@@ -31,7 +33,7 @@ def random_policy(name, device, dtype, side):
     """A Policy of a published size with random weights and a small tokenizer; images are `side` pixels square."""
     from transformers import Qwen2_5_VLForConditionalGeneration, Qwen3VLForConditionalGeneration
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-    tokenizer = P.train_tokenizer([" ".join(WORDS)] * 50)
+    tokenizer = tiny.train_tokenizer([" ".join(WORDS)] * 50)
     config = plan.published_config(name)
     for key, token in (("image_token_id", "<|image_pad|>"), ("video_token_id", "<|video_pad|>"), ("vision_start_token_id", "<|vision_start|>"),
                        ("vision_end_token_id", "<|vision_end|>")):
@@ -44,7 +46,7 @@ def random_policy(name, device, dtype, side):
     vision = config.vision_config
     processor = Qwen2VLImageProcessorPil(patch_size=vision.patch_size, merge_size=vision.spatial_merge_size, temporal_patch_size=vision.temporal_patch_size,
                                          image_mean=[0.5] * 3, image_std=[0.5] * 3, size={"shortest_edge": side**2, "longest_edge": side**2})
-    return P.wire(P.Policy(model, tokenizer, processor)).to(device)
+    return attention.wire(P.Policy(model, tokenizer, processor)).to(device)
 
 
 def samples(policy, count, low, high, side=512, seed=0):
@@ -55,7 +57,7 @@ def samples(policy, count, low, high, side=512, seed=0):
         image = Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
         prompt = policy.encode("draw this", image)
         length = int(rng.integers(low, high + 1)) - prompt.prompt_length
-        found.append(prompt.extend(rng.integers(len(P.SPECIAL), len(policy.tokenizer) - 1, length).tolist()))
+        found.append(prompt.extend(rng.integers(len(tiny.SPECIAL), len(policy.tokenizer) - 1, length).tolist()))
     return found
 
 

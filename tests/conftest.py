@@ -117,9 +117,9 @@ def samples():
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory, samples):
     """Directory of a tiny random Qwen3-VL."""
-    import policy
+    import tiny as model
     path = tmp_path_factory.mktemp("model") / "tiny"
-    policy.build_tiny(path, [s.prompt + "\n" + s.answer for s in samples], hidden=64, layers=2)
+    model.build_tiny(path, [s.prompt + "\n" + s.answer for s in samples], hidden=64, layers=2)
     return path
 
 

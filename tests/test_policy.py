@@ -3,7 +3,9 @@ import data
 import pytest
 import torch
 
+import attention
 import policy as P
+import tiny as T
 
 
 def gradient(policy):
@@ -245,20 +247,20 @@ def test_lora_without_peft_is_one_line(loaded, monkeypatch):
 def test_presets_have_the_parameters_they_state(tmp_path, samples):
     import re
     from pathlib import Path
-    stated = re.findall(r'"(\w+)": dict\(.*# ([\d.]+)M', Path(P.__file__).read_text())
-    assert {name for name, _ in stated} == set(P.PRESETS)
+    stated = re.findall(r'"(\w+)": dict\(.*# ([\d.]+)M', Path(T.__file__).read_text())
+    assert {name for name, _ in stated} == set(T.PRESETS)
     for name, millions in stated:
-        P.build_tiny(tmp_path / name, [s.prompt + s.answer for s in samples], **P.PRESETS[name])
+        T.build_tiny(tmp_path / name, [s.prompt + s.answer for s in samples], **T.PRESETS[name])
         config = P.read_config(tmp_path / name)
         n = sum(p.numel() for p in P.skeleton(config, name).parameters())
-        n += (P.PRESETS[name]["vocabulary"] - config.text_config.vocab_size) * P.PRESETS[name]["hidden"]  # 48 samples fill no vocabulary
+        n += (T.PRESETS[name]["vocabulary"] - config.text_config.vocab_size) * T.PRESETS[name]["hidden"]  # 48 samples fill no vocabulary
         assert abs(n / 1e6 - float(millions)) < 0.01 * float(millions), (name, n)
 
 
 def test_the_norm_kernel_of_gpus_equals_the_models_own(loaded):
     """F.rms_norm, which `rms_norm` calls on a GPU, against transformers' RMSNorm, on the CPU: the same function."""
     norms = [m for m in loaded.modules() if "RMSNorm" in type(m).__name__]
-    assert norms and all(m.forward.__func__ is P.rms_norm for m in norms)
+    assert norms and all(m.forward.__func__ is attention.rms_norm for m in norms)
     for m in norms:
         x = torch.randn(5, len(m.weight)) * 3
         torch.testing.assert_close(torch.nn.functional.rms_norm(x, x.shape[-1:], m.weight, m.variance_epsilon), type(m).forward(m, x))

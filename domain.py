@@ -143,6 +143,8 @@ def transport(a, b, cost):
         flow = np.outer(a, b) / a.sum()
         return float((flow * cost).sum()), flow
     found = linprog(cost.ravel(), A_eq=marginals(n, m), b_eq=np.concatenate([a, b])[:-1], method="highs-ds", options={"presolve": False})
+    if found.x is None:
+        raise ArithmeticError(found.message)
     return found.fun, found.x.reshape(n, m)
 
 
@@ -231,15 +233,18 @@ def earth_mover_similarity(image, reference):
 
     The image is resized to the reference. The constant is black where the reference's most frequent colour is light, else white.
     At most 100 patches of 8 x 8 gray pixels; one of the most frequent colour alone weighs 0.001 and, where that colour fills more
-    than half the reference, drops out if it is so in both. Can fall below 0. github.com/stanford-crfm/helm,
+    than half the reference, drops out if it is so in both. Can fall below 0; None for a reference of one colour. github.com/stanford-crfm/helm,
     src/helm/benchmark/metrics/vision_language/{emd_utils,image_metrics}.py, which solves the same transports with cv2.EMD. HELM
     compares grays as floats, and with NumPy 2.4 on x86-64 its white patches come out as ink, not as background (.831 for the .783 of
     the test's moved boxes); here grays less than 1e-6 apart are equal, which is what it says it does.
     """
     if image.shape != reference.shape:
         image = np.asarray(Image.fromarray(image).resize(reference.shape[1::-1]))
-    whole = distance_of_constant(reference.shape[:2], reference.tobytes())
-    return 1 - earth_movers_distance(image, reference) / whole if whole else None
+    try:
+        whole = distance_of_constant(reference.shape[:2], reference.tobytes())
+        return 1 - earth_movers_distance(image, reference) / whole if whole else None
+    except ArithmeticError:  # the solver gave up
+        return None
 
 
 # -------------------------------------------------------------------------------------------------------------- chemistry

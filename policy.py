@@ -337,15 +337,18 @@ def save_policy(policy, out):
 
     LoRA's factors are multiplied into the matrices. Collective: every rank calls it, rank 0 writes.
     """
-    state = {k.removeprefix("model."): (v.full_tensor() if hasattr(v, "full_tensor") else v).cpu()
-             for k, v in policy.state_dict().items()}
-    for a in [k for k in state if k.endswith(".lora_A.default.weight")]:
-        base, b = a.replace("lora_A.default", "base_layer"), a.replace("lora_A", "lora_B")
-        state[base] = state[base] + LORA_SCALE * state.pop(b) @ state.pop(a)  # W + s B A
-    state = {k.replace(".base_layer.", "."): v for k, v in state.items()}
-    if policy.model.config.tie_word_embeddings:
-        del state["lm_head.weight"]  # the hub's files of tied models do not name it either
+    state = {}
+    for k, v in policy.state_dict().items():
+        full = v.full_tensor() if hasattr(v, "full_tensor") else v  # every rank gathers, one keeps
+        if is_main():
+            state[k.removeprefix("model.")] = full.cpu()
     if is_main():
+        for a in [k for k in state if k.endswith(".lora_A.default.weight")]:
+            base, b = a.replace("lora_A.default", "base_layer"), a.replace("lora_A", "lora_B")
+            state[base] = state[base] + LORA_SCALE * state.pop(b) @ state.pop(a)  # W + s B A
+        state = {k.replace(".base_layer.", "."): v for k, v in state.items()}
+        if policy.model.config.tie_word_embeddings:
+            del state["lm_head.weight"]  # the hub's files of tied models do not name it either
         whole = Path(out) / "weights"
         shutil.rmtree(whole, ignore_errors=True)
         with replacing(whole) as temporary:

@@ -7,6 +7,7 @@
     python tests/bench.py hostile                       # 1,000 hostile programs, nothing may be left
     python tests/bench.py reward                        # ms per pair at 512 pixels on one core, beside scikit-image's SSIM
     python tests/bench.py pack [--data FILE.parquet]    # useful tokens of a batch: packed, by length, as they come
+    python tests/bench.py hours                         # GPU hours of both stages, computed from FLOPs and measured rates
     python tests/bench.py dedupe                        # distinct look-alikes kept, planted near-duplicates found
     python tests/bench.py kills                         # kill -9 at 200 random moments of saving, 200 states must load
     python tests/bench.py sft --trl PYTHON              # sft.py beside TRL's SFTTrainer (PYTHON: an interpreter that has TRL)
@@ -82,6 +83,8 @@ SAMPLES = {
         TIKZ % ("\\usepackage{pgfplots}\\pgfplotsset{compat=newest}", "\\begin{axis}[xlabel=$t$,ylabel=$v$,grid=major]\\addplot[red,mark=*] coordinates {(0,0) (1,2) (2,3) "
                 "(3,1)};\\addplot[blue,domain=0:3]{x^2/3};\\end{axis}")])}
 TARGET_RATIO = {"HTML": 7, "chart": 3.3, "chemistry": 4, "SVG": 1.5, "TikZ": 2.3}
+MIXTURE = (0.35, 0.25, 0.2, 0.12, 0.08)  # chart, web, svg, latex, chem: of the model of the released data
+SFT_MFU, VIRL_MFU = 0.36, 0.18  # measured with --compile (README); the uncompiled 24 % (LOG.md) with the fourth pass of --recompute
 
 
 def samples_from(file):
@@ -335,21 +338,26 @@ def labels(args):
     return False
 
 
+def released_pairs(n):
+    """A model of 1.6M released pairs of five domains: image tokens, tokens of the answer, tokens of the whole sample, each [n]."""
+    rng = np.random.default_rng(0)
+    domain = rng.choice(5, n, p=MIXTURE)
+    image = np.choose(domain, [rng.normal(780, 250, n), rng.lognormal(np.log(1500), 0.55, n), rng.normal(256, 60, n), rng.normal(500, 200, n),
+                               rng.normal(700, 250, n)]).clip(256, 4096)
+    code = rng.lognormal(np.log(np.array((750, 1500, 900, 500, 700))[domain]), np.array((0.55, 0.7, 0.9, 0.7, 0.6))[domain]).clip(30, 8192)
+    return image, code, (image + code * np.where(rng.random(n) < 0.25, 2.05, 1) + 60).clip(0, 12288)
+
+
 def pack(args):
     """Share of the tokens of a batch that are not padding, for lengths as in 1.6M pairs of five domains."""
     import data
-    rng = np.random.default_rng(0)
     if args.data:  # image tokens of Qwen3-VL (32 x 32 pixels each), 3.2 characters a token
         samples = data.read_samples(args.data)
         sizes = [data.open_image(s).size for s in samples]
         lengths = [int(w * h / 1024 + (len(s.prompt) + len(s.answer)) / 3.2) + 20 for s, (w, h) in zip(samples, sizes)]
-        lengths, what = rng.choice(lengths, 20000), args.data
+        lengths, what = np.random.default_rng(0).choice(lengths, 20000), args.data
     else:
-        domain = rng.choice(5, 20000, p=(0.35, 0.25, 0.2, 0.12, 0.08))  # chart, web, svg, latex, chem
-        image = np.choose(domain, [rng.normal(780, 250, 20000), rng.lognormal(np.log(1500), 0.55, 20000), rng.normal(256, 60, 20000),
-                                   rng.normal(500, 200, 20000), rng.normal(700, 250, 20000)]).clip(256, 4096)
-        code = rng.lognormal(np.log(np.array((750, 1500, 900, 500, 700))[domain]), np.array((0.55, 0.7, 0.9, 0.7, 0.6))[domain]).clip(30, 8192)
-        lengths, what = (image + code * np.where(rng.random(20000) < 0.25, 2.05, 1) + 60).clip(0, 12288), "a model of the released data"
+        lengths, what = released_pairs(20000)[2], "a model of the released data"
     lengths = [int(n) for n in lengths if n <= 16384]
     print(f"lengths of {what}: mean {np.mean(lengths):.0f}, median {np.median(lengths):.0f}, 95 % below {np.quantile(lengths, 0.95):.0f}, at most {max(lengths)}")
     pools = [lengths[i:i + data.POOL] for i in range(0, len(lengths) // data.POOL * data.POOL, data.POOL)]
@@ -365,6 +373,29 @@ def pack(args):
         print(f"{name:60} {share:.3f} of the tokens are useful")
     print(f"packing a pool takes {milliseconds:.1f} ms")
     return packed < 0.97 and not args.data  # of short samples 256 fill a dozen rows, the last one half
+
+
+def hours(args):
+    """Hours of both stages at the released sizes (1.6M pairs; 42k prompts, 8 answers of 1,000 tokens), from FLOPs and measured rates; nothing is run."""
+    from types import SimpleNamespace
+    import plan
+    import policy as P
+    peak = plan.PEAK_FLOPS["H200"]
+    example = lambda tokens, image, answer: SimpleNamespace(
+        input_ids=range(int(tokens)), prompt_length=int(tokens - answer), image_grid_thw=np.array([1, 2, 2 * int(image)]))  # 4 patches a token
+    image, code, length = released_pairs(20000)
+    print("| computed hours on 1 / 8 / 64 GPUs | SFT, TFLOP a pair | SFT | ViRL, rollouts | ViRL, updates |\n|---|---|---|---|---|")
+    for name, rate in (("Qwen/Qwen3-VL-2B-Instruct", 6877), ("Qwen/Qwen3-VL-4B-Instruct", None), ("Qwen/Qwen3-VL-8B-Instruct", 4962)):  # tokens/s, 64 rows
+        policy = SimpleNamespace(model=P.skeleton(plan.published_config(name), name))
+        flops = lambda examples: plan.training_flops(policy, plan.flops_per_token(policy), examples)
+        pair = flops([example(n, i, min(c, n - 1)) for n, i, c in zip(length, image, code)]) / len(length)
+        prompt = image.mean() + 60
+        group = flops([example(prompt + 1000, image.mean(), 1000)]) + 7 * flops([example(prompt + 1000, 0, 1000)])  # the tower runs once a group
+        of = lambda seconds: " / ".join(f"{seconds / 3600 / gpus:.1f}" for gpus in (1, 8, 64))
+        rollouts = of(42e3 * 8 * 1000 / rate) if rate else "rate not measured"
+        print(f"| {name} | {pair / 1e12:.0f} | {of(1.6e6 * pair / (SFT_MFU * peak))} | {rollouts} | {of(42e3 * group / (VIRL_MFU * peak))} |")
+    seconds = np.dot(MIXTURE, 1 / np.array((6.2, 18.1, 278.8, 8.0, 38.3)))  # README's table: renders a CPU-second of chart, page, SVG, TikZ, molecule
+    print(f"rendering: {1e3 * seconds:.0f} CPU-ms a program, {42e3 * 8 * seconds / 3600:.1f} CPU-hours for all; scoring at 52 CPU-ms a pair {42e3 * 8 * 0.052 / 3600:.1f}")
 
 
 def look_alikes(n):
@@ -601,7 +632,7 @@ def sft(args):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    commands = {f.__name__: f for f in (speed, workers, load, repeat, hostile, reward, labels, pack, dedupe, kills, sft, trl_sft)}
+    commands = {f.__name__: f for f in (speed, workers, load, repeat, hostile, reward, labels, pack, hours, dedupe, kills, sft, trl_sft)}
     parser.add_argument("command", choices=commands)
     parser.add_argument("directory", nargs="?", default="out/data/sft", help="of `labels` and `sft`: parquet files")
     parser.add_argument("--data", help="of `speed` and `pack`: a parquet file of real pairs in place of the samples here")

@@ -5,10 +5,13 @@
 import argparse
 import contextlib
 import importlib
+import os
 import re
 import runpy
 import shlex
+import subprocess
 import sys
+import time
 from functools import cache
 from pathlib import Path
 
@@ -19,8 +22,8 @@ sys.path.insert(0, str(ROOT))
 DOCUMENTS = [ROOT / "README.md", ROOT / "THIRD_PARTY.md", *sorted((ROOT / "docs").glob("*.md"))]
 CODE_LINK = re.compile(r"\[([\w/]+\.\w+):(\d+)\]\(\.\./([\w/]+\.\w+)#L(\d+)\) `([^`]+)`")  # [virl.py:1](../virl.py#L1) `code of that line`
 SCRIPTS = sorted(f"{folder}{path.name}" for folder in ("", "tests/") for path in (ROOT / folder).glob("*.py") if ".parse_args()" in path.read_text())
-FOREIGN = {"--nproc_per_node"}  # flags of torchrun
-FOREIGN_FILES = re.compile(r"run\.py|vlmeval/.*|docs/en/.*|direct_600/.*")  # of VLMEvalKit, of ChartMimic's archive
+FOREIGN = {"--nproc_per_node", "--shutdown-timeout"}  # flags of torchrun
+FOREIGN_FILES = re.compile(r"run\.py|vlmeval/.*|docs/en/.*|direct_600/.*|examples/.*")  # of VLMEvalKit, of ChartMimic's archive, of VinciCoder's release
 
 
 # ---------------------------------------------------------------------------------------------------------------- lines
@@ -116,7 +119,7 @@ def commands(text):
     return lines + re.findall(r"`((?:python|torchrun|bash) [^`\n]+|[\w/]+\.py [^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M))
 
 
-COMMAND = re.compile(r"(?:\w+=\S+ )*(?:(?:(?:\S*/)?(?:python|torchrun)\s+(?:--nproc_per_node=\S+\s+)?)?([\w/]+\.py)|bash (run\.sh))(?:\s+(.*))?$")
+COMMAND = re.compile(r"(?:\w+=\S+ )*(?:(?:(?:\S*/)?(?:python|torchrun)\s+(?:--nproc_per_node=\S+\s+)?|sbatch \S+ \S+\s+)?([\w/]+\.py)|bash (run\.sh))(?:\s+(.*))?$")
 
 
 def wrong_flags(text):
@@ -198,6 +201,7 @@ def test_a_wrong_flag_is_found():
     assert wrong_flags(block("torchrun --nproc_per_node=8 virl.py --model out/sft \\\n    --promts 64   # --not-a-flag in a comment")) == ["virl.py has no --promts"]
     assert wrong_flags(block("$ python data.py filter raw --format trl")) == ["data.py filter has no --format"]  # export has it
     assert wrong_flags(block("python data.py filtre raw")) == ["data.py has no command filtre"]
+    assert wrong_flags(block("sbatch train.sbatch out/a sft.py --replcas 8")) == ["sft.py has no --replcas"]
     assert wrong_flags(block("PYTHON=python3 bash run.sh --sed 1")) == ["run.sh has no --sed"]
     assert wrong_flags("so `python eval.py --moddel x` does")[:1] == ["eval.py has no --moddel"]
     assert wrong_flags("| `reward.py` | `TARGET.png FILE`; `--explian OUT.png` |")[:1] == ["reward.py has no --explian"]
@@ -208,6 +212,36 @@ def test_a_wrong_flag_is_found():
 def test_a_missing_file_is_found():
     assert missing_files("[x](docs/none.png) and `gone.py`, `tests/gone.py`", ROOT) == ["docs/none.png", "gone.py", "tests/gone.py"]
     assert not missing_files("[x](docs/results.png), [y](https://a.b/c.png), [z](#head), `data.py synth`, save this as `mine.py`, `out/a.json`", ROOT)
+
+
+def test_the_slurm_file_saves_goes_on_and_repeats_no_error(tmp_path):
+    """train.sbatch of docs/training.md with a stand-in for srun, which fails, is told to stop, or finishes, and for scontrol."""
+    (tmp_path / "train.sbatch").write_text((ROOT / "docs" / "training.md").read_text().split("```bash\n")[1].split("```\n")[0])
+    for name, text in (("scontrol", 'if [ $1 = show ]; then printf "n1\\nn2\\n"; else echo "$*" >> scontrol.log; fi'),
+                       ("srun", 'echo "$*" >> srun.log; [ $DO = fail ] && exit 3; [ $DO = finish ] && touch out/config.json && exit\n'
+                                'trap "sleep 0.3; mkdir -p out/state/step_5; exit 1" TERM; touch waits; while :; do sleep 0.1; done')):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "out").mkdir()
+
+    def job(do):
+        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "DO": do, "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"}
+        process = subprocess.Popen(["bash", "train.sbatch", "out", "sft.py", "--steps", "9"], cwd=tmp_path, env=environment)
+        while do == "stop" and not (tmp_path / "waits").exists():
+            time.sleep(0.05)
+        if do == "stop":
+            process.terminate()
+        return process.wait(30), (tmp_path / "srun.log").read_text().splitlines(), (tmp_path / "scontrol.log").exists()
+
+    code, (first,), queued = job("fail")
+    assert code == 3 and not queued and first.endswith("--rdzv-endpoint=n1:29500 --shutdown-timeout=840 sft.py --out out --steps 9")
+    assert "--nnodes=2 --nproc_per_node=8" in first
+    code, _, queued = job("stop")
+    assert code == 0 and queued and (tmp_path / "out/state/step_5").is_dir() and (tmp_path / "scontrol.log").read_text() == "requeue 7\n"
+    code, (*_, last), _ = job("finish")
+    assert code == 0 and last.endswith("sft.py --out out --steps 9 --resume")
+    code, lines, _ = job("fail")  # it is finished: nothing is started
+    assert code == 0 and len(lines) == 3 and (tmp_path / "scontrol.log").read_text() == "requeue 7\n"
 
 
 def test_third_party_lists_what_is_installed():

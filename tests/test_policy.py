@@ -6,6 +6,7 @@ import torch
 import attention
 import policy as P
 import tiny as T
+from conftest import ROOT
 
 
 def gradient(policy):
@@ -172,6 +173,23 @@ def test_saved_directory_loads_in_transformers_with_hub_names(loaded, samples, t
     keys = safe_open(tmp_path / "saved" / "model.safetensors", "pt").keys()
     assert all(k.startswith(("model.visual.", "model.language_model.")) for k in keys)  # tied: no lm_head
     assert stock.generation_config.eos_token_id == loaded.eos_id
+
+
+def test_the_documents_way_to_use_a_checkpoint_gives_our_own_tokens(loaded, samples, tmp_path):
+    """The block of docs/training.md, "Using the result", as it stands, but for the three names and the length."""
+    from generate import generate
+    P.save_policy(loaded, tmp_path / "saved")
+    (tmp_path / "shot.png").write_bytes(samples[0].image)
+    code = (ROOT / "docs" / "training.md").read_text().split("## Using the result")[1].split("```python\n")[1].split("```\n")[0]
+    for old, new in (('"out/virl2b"', f'"{tmp_path}/saved"'), ('"shot.png"', f'"{tmp_path}/shot.png"'), ('"Write HTML code that draws this image."', repr(samples[0].prompt)),
+                     ("max_new_tokens=4096", "max_new_tokens=24")):
+        assert code.count(old) == 1
+        code = code.replace(old, new)
+    found = {}
+    exec(code, found)
+    ours = generate(loaded, [loaded.encode(samples[0].prompt, data.open_image(samples[0]))], 1, 24, temperature=0.0)
+    assert len(set(ours[0][0].token_ids)) > 1  # not one token for ever
+    assert found["tokens"].tolist() == ours[0][0].token_ids
 
 
 @pytest.mark.parametrize("content, words", [(None, "no model at"), ('{"model_type": "bert"}', "is a bert model"), ('{"model_type": "llava"}', "is a llava model"), ("{}", "no model at"),

@@ -5,7 +5,7 @@ Next-token cross-entropy on the answer (code and end-of-turn token), never on th
     python sft.py                                           # 1 CPU or GPU: the embedded default, made if missing
     torchrun --nproc_per_node=2 sft.py                      # 2 processes: gloo on CPU, nccl on GPU, weights sharded
     torchrun --nproc_per_node=8 sft.py --model Qwen/Qwen3-VL-2B-Instruct --data DIR --lr 1e-5 --matrix-lr 0 \\
-        --steps 12500 --pack 16384 --batch 16 --max-length 8192 --load-workers 2 --out out/sft
+        --steps 10400 --pack 16384 --batch 16 --max-length 8192 --load-workers 2 --out out/sft
 
 With --pack samples lie one behind the other in rows of so many tokens, each attending to itself alone: no padding. Without
 it a batch is padded, its micro-batches hold samples of similar length. Either way the stream of samples is `data.Stream`: a run that is cut goes on

@@ -35,9 +35,10 @@ from pathlib import Path
 
 import data
 from data import NAMES, Sample
-from reward import end_with_parent
+from render import ENDINGS
+from reward import FENCES, end_with_parent
 
-CODE_ENDINGS = {".py": "python", ".html": "html", ".htm": "html", ".svg": "svg", ".tex": "latex"}
+CODE_ENDINGS = {ending: language for ending, language in ENDINGS.items() if language in FENCES}
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 BATCH = 4  # rows decoded together: a few MB at most
 # Of the reading processes: give back at once what is freed. A page of a foreign file can hold 1,024 images, and three of
@@ -353,7 +354,7 @@ def parse_error(language, code):
             return "does not parse: no element"
         if wrong := [tag for tag in CLOSED if opened[tag] != closed[tag]]:
             return f"does not parse: <{sorted(wrong)[0]}> is not closed as often as it is opened"
-    else:
+    elif language == "latex":
         bare = re.sub(r"(?<!\\)%.*", "", code.replace("\\\\", ""))
         plain = re.sub(r"\\[{}]", "", bare)
         if plain.count("{") != plain.count("}"):
@@ -401,7 +402,7 @@ def static_reason(sample, longest):
         return reason
     if REMOTE.search(code):
         return "remote resource"
-    if READS[sample.language].search(code):
+    if sample.language in READS and READS[sample.language].search(code):
         return "reads a file"
     return "embedded raster" if embeds_raster(code) else ""
 

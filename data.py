@@ -34,15 +34,15 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from reward import extract_code
+from reward import FENCES, extract_code
 
-DOMAINS = ("chart", "web", "svg", "latex", "chem")
-LANGUAGES = ("python", "html", "svg", "latex")
+LANGUAGES = tuple(FENCES)
 COLUMNS = ("user_content", "assistant_content", "image", "id", "domain", "language", "task", "source", "license",
            "width", "height", "operator", "change")
 REFINE = "This {name} code should draw the image but is wrong. Correct it.\n```{language}\n{code}\n```"
-NAMES = {"svg": "SVG", "html": "HTML", "python": "Python", "latex": "LaTeX"}
-DOMAIN_OF = {"svg": "svg", "html": "web", "python": "chart", "latex": "latex"}
+NAMES = {"python": "Python", "html": "HTML", "svg": "SVG", "latex": "LaTeX"}
+DOMAIN_OF = {"python": "chart", "html": "web", "svg": "svg", "latex": "latex"}  # where a sample does not say
+DOMAINS = (*DOMAIN_OF.values(), "chem")
 ROW_GROUP = 64  # small row groups: random access and streaming both stay cheap (pandas writes one huge group)
 
 
@@ -333,7 +333,7 @@ def infer_language(sample):
     """Language of a foreign row: the answer's fence first, then whole words of the instruction; "" if neither tells."""
     fence = re.findall(r"^```[ \t]*([A-Za-z+#]+)", sample.answer, re.M)
     words = fence[:1] + re.findall(r"[a-z]+", sample.prompt.lower())
-    alias = {"tikz": "latex", "tex": "latex", "matplotlib": "python", "py": "python", "rdkit": "python", "xml": "svg"}
+    alias = {"matplotlib": "python", "rdkit": "python"} | {name: language for language, names in FENCES.items() for name in names}
     for word in words:
         word = alias.get(word.lower(), word.lower())
         if word in LANGUAGES:

@@ -48,7 +48,7 @@ def digest(value):
 
 def tokens(language, code):
     """The words and marks of a program, comments left out."""
-    return re.findall(r"\w+|[^\w\s]", re.sub(COMMENT[language], " ", code, flags=re.S))
+    return re.findall(r"\w+|[^\w\s]", re.sub(COMMENT.get(language, "(?!)"), " ", code, flags=re.S))
 
 
 def inked(image):

@@ -989,7 +989,7 @@ def mutate(rng, domain, code, n=1, failing=False):
     failing: the last of them is one of FAILING; else none is.
     """
     names, changes = [], []
-    plain, broken = ([o for o in OPERATORS[domain] if (o.__name__ in FAILING) == kind] for kind in (False, True))
+    plain, broken = ([o for o in OPERATORS.get(domain, ()) if (o.__name__ in FAILING) == kind] for kind in (False, True))
     for wanted, group in ((n - failing, plain), (int(failing), broken)):
         for apply in rng.sample(group, len(group)):
             if wanted and (found := apply(rng, code)):

@@ -22,6 +22,7 @@ from scipy.spatial.distance import cdist
 from skimage.metrics import structural_similarity
 
 import traced
+from data import DOMAIN_OF
 from metrics import SIDE, edit_similarity, f1, letterbox
 
 METRICS = {"chart": ("chartmimic", "chartmimic_text", "chartmimic_type", "chartmimic_layout", "chartmimic_color"),
@@ -36,11 +37,11 @@ def domain_of(language, code):
     """Whose metrics judge a program: chemistry, where it is Python that draws molecules, is no chart."""
     if language == "python":
         return "chem" if re.search(r"\b(rdkit|indigo)\b", code) else "chart"
-    return {"html": "web"}.get(language, language)
+    return DOMAIN_OF[language]
 
 
 def domain_scores(language, reference, candidate, ems=False):
-    """{metric of the reference's domain: float or None = not computed}; both are (code, Render).
+    """{metric of the reference's domain, which may have none: float or None = not computed}; both are (code, Render).
 
     A candidate without an image scores 0 everywhere; one with an image but the code "" is a blank canvas. All is None where the
     reference does not render. SVG renders should be SIDE pixels large, those of charts and pages come with `details`. `ems` is
@@ -49,6 +50,8 @@ def domain_scores(language, reference, candidate, ems=False):
     code, right = reference
     answer, drawn = candidate
     domain = domain_of(language, code)
+    if domain not in METRICS:
+        return {}
     lost = drawn is not None and drawn.status == "infra"  # by our renderer
     if lost or right.status != "ok" or domain in ("chart", "web") and right.details is None:
         return dict.fromkeys(METRICS[domain])

@@ -89,7 +89,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LANGUAGES = ("python", "html", "svg", "latex", "smiles")
+ENDINGS = {".py": "python", ".html": "html", ".htm": "html", ".svg": "svg", ".tex": "latex", ".smi": "smiles"}
+LANGUAGES = tuple(dict.fromkeys(ENDINGS.values()))
+HARMLESS = ("svg", "smiles")            # pictures, not programs: may be drawn without a filter of system calls
 MAX_SIDE = 8192                         # pixels; a larger image is 'rejected'
 MAX_PIXELS = 32 << 20
 MAX_CODE = 1 << 20                      # bytes of one program
@@ -1039,7 +1041,7 @@ class Server:
     # how a program is run: each returns None when the shared memory holds the outcome, else what went wrong
 
     def run_python(self, language, code, size, deadline):
-        draw = draw_smiles if language == "smiles" else functools.partial(draw_python, **self.inspect)
+        draw = functools.partial(draw_python, **self.inspect) if language == "python" else globals()["draw_" + language]
         return self.run_child(lambda: self.deliver(draw, code, size), deadline)
 
     def run_svg(self, language, code, size, deadline):
@@ -1362,7 +1364,8 @@ def available():
         absent += [] if shutil.which("pdftoppm") else ["poppler-utils"]
         tex = absent and "incomplete TeX: apt install " + " ".join(absent)
     chromium = None if find_chromium() else "no Chromium: apt install chromium-headless-shell fonts-liberation"
-    return {"python": modules("matplotlib", "PIL") or fence, "html": modules("PIL") or chromium or fence or None,
+    others = {language: None if language in HARMLESS else fence for language in LANGUAGES}
+    return {**others, "python": modules("matplotlib", "PIL") or fence, "html": modules("PIL") or chromium or fence or None,
             "svg": modules("cairosvg") or None, "latex": modules("pypdfium2") or tex or fence or None,
             "smiles": modules("rdkit", "PIL") or None}
 
@@ -1540,7 +1543,7 @@ class Renderer:
         unknown language, RuntimeError when closed or where it would run unconfined."""
         if language not in LANGUAGES:
             raise ValueError(f"unknown language {language!r}: one of {', '.join(LANGUAGES)}")
-        if language in ("python", "latex", "html") and not (safe() or self.unsafe):
+        if language not in HARMLESS and not (safe() or self.unsafe):
             raise RuntimeError(f"{language} cannot be confined on this machine ({self.confinement}): install bubblewrap, "
                                f"see `python render.py --doctor`, or accept the risk with --unsafe-render")
         if self.pid != os.getpid():
@@ -1692,7 +1695,7 @@ def main():
         return Server(json.loads(sys.argv[2])).serve()
     parser = argparse.ArgumentParser(allow_abbrev=False, description="Draw one program, confined.",
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("file", nargs="?", help="program: .py .html .svg .tex .smi")
+    parser.add_argument("file", nargs="?", help=f"program: {' '.join(ENDINGS)}")
     parser.add_argument("-o", "--output", default="render.png", help="where to write the image (PNG)")
     parser.add_argument("--size", help="the target's size in pixels, as WIDTHxHEIGHT")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds")
@@ -1709,10 +1712,9 @@ def main():
         sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "tests"))
         import attacks
         return attacks.main()
-    endings = {".py": "python", ".html": "html", ".htm": "html", ".svg": "svg", ".tex": "latex", ".smi": "smiles"}
-    language = endings.get(os.path.splitext(args.file or "")[1].lower())
+    language = ENDINGS.get(os.path.splitext(args.file or "")[1].lower())
     if not language:
-        parser.error(f"name a file that ends in one of {' '.join(endings)}, or --doctor or --attack")
+        parser.error(f"name a file that ends in one of {' '.join(ENDINGS)}, or --doctor or --attack")
     size = re.fullmatch(r"(\d+)x(\d+)", args.size or "1x1")
     if not size:
         parser.error(f"--size {args.size}: write it as 640x480")

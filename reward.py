@@ -494,7 +494,7 @@ def explain(target, image):
 
 
 def main():
-    from render import Renderer
+    from render import ENDINGS, Renderer
     parser = argparse.ArgumentParser(description="Score one answer against a target image.", allow_abbrev=False)
     parser.add_argument("target", help="image file")
     parser.add_argument("file", help="the answer with its fenced block, or a bare program whose ending names the language")
@@ -512,9 +512,7 @@ def main():
         reference_code = Path(args.reference).read_text(errors="replace") if args.reference else None
     except OSError as error:
         raise SystemExit(f"error: {error}")
-    endings = {"py": "python", "htm": "html", "tex": "latex"}
-    ending = Path(args.file).suffix[1:].lower()
-    language = args.language or endings.get(ending, ending)
+    language = args.language or ENDINGS.get(Path(args.file).suffix.lower())
     if language not in FENCES:
         raise SystemExit(f"error: cannot tell the language of {args.file}: name it with --language {{{','.join(sorted(FENCES))}}}.")
     if not any(line.startswith("```") for line in response.split("\n")):

@@ -39,7 +39,7 @@ import data
 from eval import judge, load_model, read_predictions
 from metrics import letterbox
 from refine import refine_prompt
-from render import Renderer, available
+from render import ENDINGS, Renderer, available
 from report import MODES, mean_se, print_table, read_lines, write_lines, write_text
 from reward import extract_code, start_scorer
 
@@ -285,7 +285,7 @@ def one_image(args):
         code = extract_code(chosen["response"], sample.language)[0]
         print(chosen["response"] if code is None else code)
         out.mkdir(parents=True, exist_ok=True)
-        file = out / f"answer.{ {'python': 'py', 'latex': 'tex'}.get(sample.language, sample.language)}"
+        file = out / f"answer{next(ending for ending, language in ENDINGS.items() if language == sample.language)}"
         write_text(file, chosen["response"] if code is None else code)
         if code is None:
             end = {"length": "the --max-new-tokens limit", "unusable": "the context, which prompt and --max-new-tokens exceed"}.get(chosen["finish"], "the model")

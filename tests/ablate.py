@@ -33,8 +33,8 @@ CONTROL = 690  # SFT steps of .16 s in the 110 s of ViRL's 144 steps, 2 idle cor
 TIMEOUT = ["--render-timeout", "60"]  # seconds: a busy machine must not fail a program
 METRICS = ("execution", "visual", "reward", "outside")
 MODES = {"greedy": "greedy", "t1": "T=1"}
-TABLES = (("All 768 held-out images", "all=all", ""), ("Paired difference to SFT + ViRL, * more than two standard errors over seeds and over images", "all=all", "virl"),
-          ("Generation alone", "task=generate", ""), ("Refinement alone", "task=refine", ""))  # title, group of scores.json, run to compare with
+TABLES = (("All 768 held-out images", "all=all", ""), ("All, paired difference to SFT + ViRL", "all=all", "virl"), ("Generation alone", "task=generate", ""),
+          ("Generation alone, paired difference to SFT + ViRL", "task=generate", "virl"), ("Refinement alone", "task=refine", ""))
 # name: (label, stage, directory of the model it starts from, split of the samples, further flags); in the order in which they run
 RUNS = {
     "sft": ("SFT", "sft", "tiny", "data", ["--build-tiny"]),
@@ -137,7 +137,7 @@ def run_seed(out, seed):
 
 def collect(out):
     """A dict of each of OUT's finished evaluations: run, label, seed, steps, seconds, status, groups {group: {mode: {metric: (mean, standard error)}}}
-    and paired {mode: {metric: (mean difference to the run "virl" of this seed, standard error)}}, all over items."""
+    and paired, the same of the differences to the run "virl" of this seed; all over items."""
     found = []
     for here in sorted(out.glob("seed_*"), key=lambda path: int(path.name[5:])):
         items = {}  # {run: {mode: {id: {metric: mean over the item's answers}}}}
@@ -145,9 +145,11 @@ def collect(out):
             if not (here / "eval" / name / "report.html").exists():
                 continue
             items[name] = report.item_means(report.read_lines(here / "eval" / name / "scores.jsonl"))
-            base = items.get("virl", items[name])
-            differences = {mode: {m: report.mean_se([of[m] - base[mode][i][m] for i, of in items[name][mode].items() if i in base[mode]]) for m in METRICS}
-                           for mode in MODES}
+            mine, base = items[name], items.get("virl", items[name])
+            asked = report.groups_of({item["id"]: item for item in report.read_lines(here / "eval" / name / "items.jsonl")})
+            difference = lambda ids, a, b, m: report.mean_se([a[i][m] - b[i][m] for i in sorted(ids & a.keys() & b.keys())])
+            differences = {"=".join(group): {mode: {m: difference(ids, mine[mode], base[mode], m) for m in METRICS} for mode in MODES}
+                           for group, ids in asked.items() if group[0] in ("all", "task")}
             scores = json.loads((here / "eval" / name / "scores.json").read_text())
             last = json.loads((here / name / "metrics.jsonl").read_text().splitlines()[-1])
             groups = {group: {mode: {"n": of[mode]["n"], **{m: of[mode][m] for m in METRICS}} for mode in MODES}
@@ -167,7 +169,7 @@ def table(rows, seeds, group, reference=""):
     """Markdown lines of the runs: mean ± standard error over seeds (of a single seed: over items). With a reference, the run "virl", the differences
     to it, * beyond two errors both over seeds and over the items of all seeds: the spread of two or three seeds alone is small by chance too often."""
     short = lambda x, signed="": f"{x:{signed}.3f}".replace("0.", ".", 1)
-    found = {(r["run"], r["seed"]): r["paired"] if reference else r["groups"][group] for r in rows}
+    found = {(r["run"], r["seed"]): r["paired" if reference else "groups"][group] for r in rows if r["seed"] in seeds}
     lines = ["| | " + " | ".join(f"{m} {MODES[mode]}" for m in METRICS for mode in MODES) + " |", "|---|" + "---|" * (len(METRICS) * len(MODES))]
     for name, (label, *_) in RUNS.items():
         if name == reference:
@@ -226,7 +228,8 @@ def main():
     rows, text = [r for r in rows if r["seed"] in seeds], ""
     over = f"{len(seeds)} seeds" if len(seeds) > 1 else "the images of one seed"
     for title, group, reference in TABLES:
-        text += "\n".join([f"\n{title}; mean ± standard error over {over}:\n", *table(rows, seeds, group, reference), ""])
+        note = ", * more than two of them, over all images too" if reference else ""
+        text += "\n".join([f"\n{title}; mean ± standard error over {over}{note}:\n", *table(rows, seeds, group, reference), ""])
     print(text)
     figure(rows, over, out / "ablations.png")
     if args.docs:

@@ -185,27 +185,29 @@ def table(rows, seeds, group, reference=""):
 
 
 def figure(rows, over, path):
-    """The outside metric and the default reward of each run: mean, standard error over what `over` says, and each seed as a dot."""
+    """The outside metric of each run on the two tasks: mean, standard error over what `over` says, and each seed as a dot."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
-    for ax, metric in zip(axes, ("outside", "reward")):
+    for ax, task in zip(axes, ("generate", "refine")):
         for mode, colour, shift in (("greedy", "#1f5fa8", 0.14), ("t1", "#c8641e", -0.14)):
             for y, name in enumerate(RUNS):
-                found = [r["groups"]["all=all"][mode][metric] for r in rows if r["run"] == name]
+                found = [r["groups"][f"task={task}"][mode]["outside"] for r in rows if r["run"] == name]
                 mean, se = over_seeds(found)
+                if mean < 0.1:  # would press all others together
+                    ax.text(0.01, y, f"{mean:.2f}", transform=ax.get_yaxis_transform(), va="center", fontsize=8)
+                    continue
                 ax.plot([mean for mean, _ in found], [y - shift] * len(found), "o", color=colour, alpha=0.35, markersize=3.5, markeredgewidth=0)
                 ax.errorbar(mean, y - shift, xerr=se, fmt="|", color=colour, capsize=3, markersize=9, label=MODES[mode] if y == 0 else None)
-        ax.set_xlabel(f"{metric}: mean, standard error over {over}, each seed", fontsize=8)
+        ax.set_title(f"task: {task}", fontsize=9)
+        ax.set_xlabel(f"outside metric: mean, standard error over {over}, each seed", fontsize=8)
         ax.tick_params(axis="x", labelsize=8)
         ax.grid(axis="x", alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(range(len(RUNS)), [label for label, *_ in RUNS.values()], fontsize=8)
     axes[0].invert_yaxis()
-    axes[0].set_title("by the metric outside all rewards", fontsize=9)
-    axes[1].set_title("by the default reward", fontsize=9)
-    axes[1].legend(frameon=False, fontsize=8)
+    axes[0].legend(frameon=False, fontsize=8)
     fig.savefig(path, dpi=130)
 
 
@@ -222,7 +224,8 @@ def main():
         print(f"seed {seed}: {(time.perf_counter() - started) / 60:.0f} min", flush=True)
     rows = collect(out)
     seeds = [s for s in sorted({r["seed"] for r in rows}) if {r["run"] for r in rows if r["seed"] == s} == {*RUNS}]
-    (out / "ablations.json").write_text(json.dumps({"complete seeds": seeds, "runs": rows}, indent=1))
+    rounded = json.loads(json.dumps(rows), parse_float=lambda x: round(float(x), 5))
+    (out / "ablations.json").write_text("{\n" + f'"complete seeds": {seeds},\n"runs": [\n' + ",\n".join(map(json.dumps, rounded)) + "\n]}\n")
     if not seeds:
         raise SystemExit(f"error: no seed in {out} is complete yet: {len(rows)} runs are evaluated, a seed has {len(RUNS)}.")
     rows, text = [r for r in rows if r["seed"] in seeds], ""

@@ -52,7 +52,8 @@ def rows(values):
     """{(run, seed): value of every metric} -> what `collect` gives; runs that are not named get 0."""
     cell = lambda v: {mode: {m: (v, 0.03) for m in ablate.METRICS} for mode in ablate.MODES}
     value = lambda run, seed: values.get((run, seed), 0.0)
-    return [{"run": run, "seed": seed, "groups": {"all=all": cell(value(run, seed))}, "paired": {"all=all": cell(value(run, seed) - value("virl", seed))}}
+    groups = ("all=all", "task=generate", "task=refine")
+    return [{"run": run, "seed": seed, "groups": dict.fromkeys(groups, cell(value(run, seed))), "paired": {"all=all": cell(value(run, seed) - value("virl", seed))}}
             for run in ablate.RUNS for seed in (0, 1, 2)]
 
 
@@ -101,7 +102,7 @@ def test_finished_runs_are_not_done_again_and_a_failure_stops(tmp_path):
 
 
 def test_only_complete_seeds_are_reported(tmp_path, monkeypatch, capsys):
-    found = [row for row in rows({}) if (row["run"], row["seed"]) != ("fine", 2)]
+    found = [row for row in rows({("sft", 0): 0.5, ("sft", 1): 0.6}) if (row["run"], row["seed"]) != ("fine", 2)]
     monkeypatch.setattr(ablate, "collect", lambda out: found)
     monkeypatch.setattr(ablate, "TABLES", ablate.TABLES[:2])
     monkeypatch.setattr(ablate.sys, "argv", ["ablate.py", str(tmp_path), "--seeds"])

@@ -7,8 +7,8 @@
 Of each seed (data, tiny model, order, rollouts): SFT; SFT continued on the same labels (the control); SFT + ViRL with the reward as it is and
 with others; with VinciCoder's advantages; and SFT + ViRL that never see a refinement sample. Budgets are counted in steps, so that a busy
 machine changes nothing: ViRL takes its default 144, the control CONTROL of SFT, what an idle machine does in the seconds of 144 ViRL steps.
-All are judged alike by eval.py: the default reward, and the outside metric that no reward here shares code with. Reported are the seeds of
-which every run is complete. Not computed: VinciCoder's own reward (virl.py --reward paper), which needs the weights of a vision encoder.
+All are judged alike by eval.py: the default reward, and the outside metric, which shares no code with it. Reported are the seeds of which every
+run is complete. Not computed: VinciCoder's own reward (virl.py --reward paper), which needs the weights of a vision encoder.
 
 Writes OUT/seed_N (models, evaluations), OUT/ablations.json (each run: means and standard errors over items), a table on stdout, OUT/ablations.png.
 """

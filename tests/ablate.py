@@ -7,8 +7,8 @@
 Of each seed (data, tiny model, order, rollouts): SFT; SFT continued on the same labels (the control); SFT + ViRL with the reward as it is and
 with others; with VinciCoder's advantages; and SFT + ViRL that never see a refinement sample. Budgets are counted in steps, so that a busy
 machine changes nothing: ViRL takes its default 144, the control CONTROL of SFT, what an idle machine does in the seconds of 144 ViRL steps.
-All are judged alike by eval.py: the default reward, and the outside metric that no reward here shares code with. Reported are the seeds of
-which every run is complete. Not computed: VinciCoder's own reward (virl.py --reward paper), which needs the weights of a vision encoder.
+All are judged alike by eval.py: the default reward, and the outside metric, which shares no code with it. Reported are the seeds of which every
+run is complete. Not computed: VinciCoder's own reward (virl.py --reward paper), which needs the weights of a vision encoder.
 
 Writes OUT/seed_N (models, evaluations), OUT/ablations.json (each run: means and standard errors over items), a table on stdout, OUT/ablations.png.
 """
@@ -33,8 +33,8 @@ CONTROL = 690  # SFT steps of .16 s in the 110 s of ViRL's 144 steps, 2 idle cor
 TIMEOUT = ["--render-timeout", "60"]  # seconds: a busy machine must not fail a program
 METRICS = ("execution", "visual", "reward", "outside")
 MODES = {"greedy": "greedy", "t1": "T=1"}
-TABLES = (("All 768 held-out images", "all=all", ""), ("Paired difference to SFT + ViRL, * more than two standard errors over seeds and over images", "all=all", "virl"),
-          ("Generation alone", "task=generate", ""), ("Refinement alone", "task=refine", ""))  # title, group of scores.json, run to compare with
+TABLES = (("All 768 held-out images", "all=all", ""), ("All, paired difference to SFT + ViRL", "all=all", "virl"), ("Generation alone", "task=generate", ""),
+          ("Generation alone, paired difference to SFT + ViRL", "task=generate", "virl"), ("Refinement alone", "task=refine", ""))
 # name: (label, stage, directory of the model it starts from, split of the samples, further flags); in the order in which they run
 RUNS = {
     "sft": ("SFT", "sft", "tiny", "data", ["--build-tiny"]),
@@ -137,7 +137,7 @@ def run_seed(out, seed):
 
 def collect(out):
     """A dict of each of OUT's finished evaluations: run, label, seed, steps, seconds, status, groups {group: {mode: {metric: (mean, standard error)}}}
-    and paired {mode: {metric: (mean difference to the run "virl" of this seed, standard error)}}, all over items."""
+    and paired, the same of the differences to the run "virl" of this seed; all over items."""
     found = []
     for here in sorted(out.glob("seed_*"), key=lambda path: int(path.name[5:])):
         items = {}  # {run: {mode: {id: {metric: mean over the item's answers}}}}
@@ -145,9 +145,11 @@ def collect(out):
             if not (here / "eval" / name / "report.html").exists():
                 continue
             items[name] = report.item_means(report.read_lines(here / "eval" / name / "scores.jsonl"))
-            base = items.get("virl", items[name])
-            differences = {mode: {m: report.mean_se([of[m] - base[mode][i][m] for i, of in items[name][mode].items() if i in base[mode]]) for m in METRICS}
-                           for mode in MODES}
+            mine, base = items[name], items.get("virl", items[name])
+            asked = report.groups_of({item["id"]: item for item in report.read_lines(here / "eval" / name / "items.jsonl")})
+            difference = lambda ids, a, b, m: report.mean_se([a[i][m] - b[i][m] for i in sorted(ids & a.keys() & b.keys())])
+            differences = {"=".join(group): {mode: {m: difference(ids, mine[mode], base[mode], m) for m in METRICS} for mode in MODES}
+                           for group, ids in asked.items() if group[0] in ("all", "task")}
             scores = json.loads((here / "eval" / name / "scores.json").read_text())
             last = json.loads((here / name / "metrics.jsonl").read_text().splitlines()[-1])
             groups = {group: {mode: {"n": of[mode]["n"], **{m: of[mode][m] for m in METRICS}} for mode in MODES}
@@ -167,7 +169,7 @@ def table(rows, seeds, group, reference=""):
     """Markdown lines of the runs: mean ± standard error over seeds (of a single seed: over items). With a reference, the run "virl", the differences
     to it, * beyond two errors both over seeds and over the items of all seeds: the spread of two or three seeds alone is small by chance too often."""
     short = lambda x, signed="": f"{x:{signed}.3f}".replace("0.", ".", 1)
-    found = {(r["run"], r["seed"]): r["paired"] if reference else r["groups"][group] for r in rows}
+    found = {(r["run"], r["seed"]): r["paired" if reference else "groups"][group] for r in rows if r["seed"] in seeds}
     lines = ["| | " + " | ".join(f"{m} {MODES[mode]}" for m in METRICS for mode in MODES) + " |", "|---|" + "---|" * (len(METRICS) * len(MODES))]
     for name, (label, *_) in RUNS.items():
         if name == reference:
@@ -183,27 +185,29 @@ def table(rows, seeds, group, reference=""):
 
 
 def figure(rows, over, path):
-    """The outside metric and the default reward of each run: mean, standard error over what `over` says, and each seed as a dot."""
+    """The outside metric of each run on the two tasks: mean, standard error over what `over` says, and each seed as a dot."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
-    for ax, metric in zip(axes, ("outside", "reward")):
+    for ax, task in zip(axes, ("generate", "refine")):
         for mode, colour, shift in (("greedy", "#1f5fa8", 0.14), ("t1", "#c8641e", -0.14)):
             for y, name in enumerate(RUNS):
-                found = [r["groups"]["all=all"][mode][metric] for r in rows if r["run"] == name]
+                found = [r["groups"][f"task={task}"][mode]["outside"] for r in rows if r["run"] == name]
                 mean, se = over_seeds(found)
+                if mean < 0.1:  # would press all others together
+                    ax.text(0.01, y, f"{mean:.2f}", transform=ax.get_yaxis_transform(), va="center", fontsize=8)
+                    continue
                 ax.plot([mean for mean, _ in found], [y - shift] * len(found), "o", color=colour, alpha=0.35, markersize=3.5, markeredgewidth=0)
                 ax.errorbar(mean, y - shift, xerr=se, fmt="|", color=colour, capsize=3, markersize=9, label=MODES[mode] if y == 0 else None)
-        ax.set_xlabel(f"{metric}: mean, standard error over {over}, each seed", fontsize=8)
+        ax.set_title(f"task: {task}", fontsize=9)
+        ax.set_xlabel(f"outside metric: mean, standard error over {over}, each seed", fontsize=8)
         ax.tick_params(axis="x", labelsize=8)
         ax.grid(axis="x", alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(range(len(RUNS)), [label for label, *_ in RUNS.values()], fontsize=8)
     axes[0].invert_yaxis()
-    axes[0].set_title("by the metric outside all rewards", fontsize=9)
-    axes[1].set_title("by the default reward", fontsize=9)
-    axes[1].legend(frameon=False, fontsize=8)
+    axes[0].legend(frameon=False, fontsize=8)
     fig.savefig(path, dpi=130)
 
 
@@ -220,13 +224,15 @@ def main():
         print(f"seed {seed}: {(time.perf_counter() - started) / 60:.0f} min", flush=True)
     rows = collect(out)
     seeds = [s for s in sorted({r["seed"] for r in rows}) if {r["run"] for r in rows if r["seed"] == s} == {*RUNS}]
-    (out / "ablations.json").write_text(json.dumps({"complete seeds": seeds, "runs": rows}, indent=1))
+    rounded = json.loads(json.dumps(rows), parse_float=lambda x: round(float(x), 5))
+    (out / "ablations.json").write_text("{\n" + f'"complete seeds": {seeds},\n"runs": [\n' + ",\n".join(map(json.dumps, rounded)) + "\n]}\n")
     if not seeds:
         raise SystemExit(f"error: no seed in {out} is complete yet: {len(rows)} runs are evaluated, a seed has {len(RUNS)}.")
     rows, text = [r for r in rows if r["seed"] in seeds], ""
     over = f"{len(seeds)} seeds" if len(seeds) > 1 else "the images of one seed"
     for title, group, reference in TABLES:
-        text += "\n".join([f"\n{title}; mean ± standard error over {over}:\n", *table(rows, seeds, group, reference), ""])
+        note = ", * more than two of them, over all images too" if reference else ""
+        text += "\n".join([f"\n{title}; mean ± standard error over {over}{note}:\n", *table(rows, seeds, group, reference), ""])
     print(text)
     figure(rows, over, out / "ablations.png")
     if args.docs:

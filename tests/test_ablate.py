@@ -52,7 +52,8 @@ def rows(values):
     """{(run, seed): value of every metric} -> what `collect` gives; runs that are not named get 0."""
     cell = lambda v: {mode: {m: (v, 0.03) for m in ablate.METRICS} for mode in ablate.MODES}
     value = lambda run, seed: values.get((run, seed), 0.0)
-    return [{"run": run, "seed": seed, "groups": {"all=all": cell(value(run, seed))}, "paired": cell(value(run, seed) - value("virl", seed))}
+    groups = ("all=all", "task=generate", "task=refine")
+    return [{"run": run, "seed": seed, "groups": dict.fromkeys(groups, cell(value(run, seed))), "paired": {"all=all": cell(value(run, seed) - value("virl", seed))}}
             for run in ablate.RUNS for seed in (0, 1, 2)]
 
 
@@ -68,7 +69,7 @@ def test_table_means_and_errors_over_seeds():
     alone = ablate.table(found, [0], "all=all", "virl")
     assert line(alone, "ssim").count("-.100±.030*") == 8  # of a single seed: over items
     for row in found:
-        row["paired"] = {mode: {m: (mean, 0.1) for m, (mean, _) in of.items()} for mode, of in row["paired"].items()}
+        row["paired"]["all=all"] = {mode: {m: (mean, 0.1) for m, (mean, _) in of.items()} for mode, of in row["paired"]["all=all"].items()}
     assert line(ablate.table(found, [0, 1, 2], "all=all", "virl"), "ssim").count("-.100±.000 ") == 8  # three seeds agree, their images do not: .1 / sqrt 3
 
 
@@ -78,6 +79,8 @@ def test_collect_pairs_items(tmp_path):
         folder.mkdir(parents=True)
         row = lambda id_, mode, v: {**dict.fromkeys(report.METRICS, v), "id": id_, "mode": mode, "k": 0, "status": "ok"}
         report.write_lines(folder / "scores.jsonl", [row(id_, mode, v) for mode in ablate.MODES for id_, v in zip("ab", scores)])
+        items = [{"id": id_, "language": "svg", "source": "s", "task": task} for id_, task in (("a", "generate"), ("b", "refine"))]
+        report.write_lines(folder / "items.jsonl", items)
         cell = {mode: {"n": 2, **{m: report.mean_se(scores) for m in ablate.METRICS}} for mode in ablate.MODES}
         (folder / "scores.json").write_text(json.dumps({"status": {"ok": 4}, "groups": {"all=all": cell, "length=long": cell}}))
         (folder / "report.html").touch()
@@ -85,7 +88,8 @@ def test_collect_pairs_items(tmp_path):
         (tmp_path / "seed_3" / run / "metrics.jsonl").write_text('{"step": 7, "seconds": 1.25}\n')
     virl, sft = ablate.collect(tmp_path)
     assert (virl["run"], sft["run"], sft["seed"], sft["steps"], [*sft["groups"]]) == ("virl", "sft", 3, 7, ["all=all"])
-    assert sft["paired"]["greedy"]["reward"] == pytest.approx((-0.4, 0.1)) and virl["paired"]["t1"]["outside"] == (0, 0)
+    assert sft["paired"]["all=all"]["greedy"]["reward"] == pytest.approx((-0.4, 0.1)) and virl["paired"]["all=all"]["t1"]["outside"] == (0, 0)
+    assert sft["paired"]["task=refine"]["t1"]["reward"][0] == pytest.approx(-0.5)  # of item b alone
     assert sft["groups"]["all=all"]["t1"]["visual"] == pytest.approx((0.3, 0.1))
 
 
@@ -98,7 +102,7 @@ def test_finished_runs_are_not_done_again_and_a_failure_stops(tmp_path):
 
 
 def test_only_complete_seeds_are_reported(tmp_path, monkeypatch, capsys):
-    found = [row for row in rows({}) if (row["run"], row["seed"]) != ("fine", 2)]
+    found = [row for row in rows({("sft", 0): 0.5, ("sft", 1): 0.6}) if (row["run"], row["seed"]) != ("fine", 2)]
     monkeypatch.setattr(ablate, "collect", lambda out: found)
     monkeypatch.setattr(ablate, "TABLES", ablate.TABLES[:2])
     monkeypatch.setattr(ablate.sys, "argv", ["ablate.py", str(tmp_path), "--seeds"])

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import policy as P
-from generate import LENGTHS, generate, rollout_seed
+from generate import free_memory, generate, rollout_seed
 from test_generate import prompts
 from test_policy import encode, gradient
 
@@ -28,7 +28,7 @@ def test_replayed_decoding_equals_plain_decoding(on_gpu, samples, monkeypatch):
     monkeypatch.setattr(module.Replayed, "__call__", lambda self, B, longest: (captured.append(B), self.step(B, longest)))
     plain = generate(on_gpu, examples, 4, 40, 1.0, seeds, 6)
     ids = [[[r.token_ids for r in group] for group in run] for run in (*replayed, plain)]
-    assert captured and ids[0] == ids[1] == ids[2] and LENGTHS == 256
+    assert captured and ids[0] == ids[1] == ids[2]
     assert len({len(t) for group in ids[0] for t in group}) > 1
 
 
@@ -108,5 +108,5 @@ print("done")
 
 
 def test_memory_of_slots_is_planned_on_the_gpu(on_gpu):
-    assert 0 < __import__("generate").free_memory(torch.device("cuda")) <= torch.cuda.get_device_properties(0).total_memory
+    assert 0 < free_memory(torch.device("cuda")) <= torch.cuda.get_device_properties(0).total_memory
     assert P.memory_used(torch.device("cuda")) > 0

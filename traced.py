@@ -191,9 +191,8 @@ def web_scores(reference, candidate):
 
     d2c_block: area of the matched text blocks over the area of all, of both pages. d2c_text, d2c_position, d2c_color:
     means over the matched pairs of difflib's ratio of the lower-case texts, of 1 - max(|dx|, |dy|) of the centres as parts
-    of the page, and of 1 - CIEDE2000 / 100. Nothing matched: 0; a
-    reference without text: None, there is nothing to match. treebleu (arXiv 2404.06369): share of the reference's
-    different height-1 subtrees that the candidate has.
+    of the page, and of 1 - CIEDE2000 / 100. Nothing matched: 0; a reference without text: None, there is nothing to match.
+    treebleu (arXiv 2404.06369): share of the reference's different height-1 subtrees that the candidate has.
 
     Deviations: where the benchmark finds a block's box and colour by drawing the page again with a colour of its own for
     each text, these are the box of the text in the DOM (line height, not ink) and its CSS color (opacity ignored); white

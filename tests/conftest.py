@@ -96,6 +96,20 @@ def refusal(monkeypatch, script, *argv):
     return line
 
 
+def run_eval(monkeypatch, *argv):
+    """eval.py's main() with these arguments, in this process; its signal handlers do not stay."""
+    import signal
+
+    import eval as ev
+    monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, argv)])
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        ev.main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def drawn_samples(n, seed=0, source="test"):
     """n embedded-default samples whose images are random colour blocks: what they show does not matter here."""
     import data

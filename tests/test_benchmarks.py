@@ -12,7 +12,8 @@ import pytest
 import benchmarks
 import data
 import eval as ev
-from test_eval import needs_svg, run_eval
+from conftest import run_eval
+from test_eval import needs_svg
 
 PICTURES = [data.png(np.full((6, 8, 3), shade, np.uint8)) for shade in (10, 120, 230)]
 SVG = "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 6'>\n<rect width='4' height='6' fill='{}'/></svg>"

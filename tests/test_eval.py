@@ -17,22 +17,12 @@ import eval as ev
 import metrics
 import report
 import synth
-from conftest import ROOT, drawn_samples
+from conftest import ROOT, drawn_samples, run_eval
 from render import Renderer, available
 
 needs_svg = pytest.mark.skipif(bool(available()["svg"]), reason=f"SVG cannot be rendered here: {available()['svg']}")
 HOSTILE = ('"><img src=x onerror="window.pwned=1"><script>window.pwned=1</script></script><script src="https://example.com/a.js">'
            "</script><svg onload=window.pwned=1><iframe src=https://example.com></iframe><!--${`\u2028")
-
-
-def run_eval(monkeypatch, *argv):
-    monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, argv)])
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        ev.main()
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def predictions(path, rows):

@@ -4,8 +4,6 @@ import hashlib
 import json
 import math
 import shutil
-import signal
-import sys
 import threading
 
 import numpy as np
@@ -17,7 +15,7 @@ import eval as ev
 import refine
 import report
 import search
-from conftest import drawn_samples
+from conftest import drawn_samples, run_eval
 from render import available
 
 needs_web = pytest.mark.skipif(any(available()[name] for name in ("svg", "html")), reason=f"SVG or HTML cannot be rendered here: {available()}")
@@ -163,16 +161,6 @@ def test_tables_show_whatever_modes_there_are():
     head, rows = report.score_table(runs, "language", ("outside",))
     assert head[3:] == ["outside", "outside T=1", "outside best8", "outside best8+refine2", "outside best16"]
     assert [row[3:] for row in rows] == [["-", "-", "-", ".500±.010", "-"], [".100±.010", "-", "-", "-", "-"]]
-
-
-def run_eval(monkeypatch, *argv):
-    monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, argv)])
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        ev.main()
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 @needs_web

@@ -1,7 +1,9 @@
 """
-HTML: Chromium over the DevTools protocol, chromedevtools.github.io/devtools-protocol/
+HTML: one warm Chromium without network, told what to do over a pipe; a clean document for each page.
+chromedevtools.github.io/devtools-protocol/
 """
 import base64
+import functools
 import glob
 import importlib.util
 import io
@@ -13,8 +15,8 @@ import shutil
 import signal
 import time
 
-from confine import prctl
-from drawing import MAX_DETAILS, MAX_PIXELS, MAX_SIDE, Crash, check_size, on_white, oversized
+from confine import PR_SET_PDEATHSIG, prctl
+from drawing import MAX_DETAILS, MAX_PIXELS, MAX_SIDE, check_size, on_white, oversized
 
 CHROMIUM_FLAGS = """--headless --no-sandbox --disable-gpu --mute-audio --no-first-run --no-zygote
  --enable-begin-frame-control --run-all-compositor-stages-before-draw --block-new-web-contents
@@ -70,6 +72,10 @@ INSPECT = """((width, height, limit) => {
   const found = JSON.stringify({blocks, trees: [...trees]}); return found.length > limit ? found.length : found })"""
 
 
+class Crash(Exception):
+    """The page killed its tab."""
+
+
 class Browser:
     """One warm Chromium, one tab, a clean document for each page. Every wait ends at self.deadline (TimeoutError)."""
 
@@ -81,7 +87,7 @@ class Browser:
         if self.pid == 0:
             try:
                 os.setpgid(0, 0)
-                prctl(1, signal.SIGKILL)                                  # PR_SET_PDEATHSIG
+                prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
                 null = os.open("/dev/null", os.O_RDWR)
                 ends = os.dup(commands), os.dup(answers)
                 for fd, source in enumerate((null, null, null, *ends)):   # the browser reads 3 and writes 4
@@ -254,6 +260,38 @@ class Browser:
         old = self.target
         self.open_tab()
         self.call("Target.closeTarget", targetId=old)
+
+
+class Pages:
+    """The engine of server.py for HTML, and for plotly figures."""
+
+    def __init__(self, server):
+        self.server = server
+        server.confine(alone=False)               # the browser and its helpers inherit it
+        self.browser = Browser(server.chromium, server.scratch)
+
+    def run(self, language, code, size, inspect, deadline):
+        self.browser.deadline = deadline
+        draw = self.browser.draw_figure if language == "plotly" else functools.partial(self.browser.draw, inspect=inspect)
+        try:
+            self.server.deliver(draw, code, size, lost=(TimeoutError, Crash, EOFError))
+        except TimeoutError:
+            self.browser.lost = True
+            return "timeout"
+        except Crash as reason:
+            self.browser.lost = True
+            return str(reason)
+
+    def tidy(self):
+        try:
+            if not self.browser.lost:
+                return self.browser.tidy()
+        except (TimeoutError, Crash, EOFError, OSError, RuntimeError):
+            pass
+        self.server.kill(self.browser.pid)
+        self.server.end(self.browser.pid, 0)
+        self.server.clean()
+        self.browser = Browser(self.server.chromium, self.server.scratch)
 
 
 def find_chromium():

@@ -23,6 +23,10 @@ def syscall(number, *args):
     return result
 
 
+# options of prctl, linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
+
+
 def prctl(option, *args):
     if ctypes.CDLL(None, use_errno=True).prctl(option, *args, *[0] * (4 - len(args))) < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
@@ -63,7 +67,7 @@ def landlock(readable, writable):
             rule = struct.pack("=Qi", rights if os.path.isdir(path) else rights & of_files, fd)
             syscall(445, ruleset, 1, ctypes.create_string_buffer(rule, len(rule)), 0)
             os.close(fd)
-    prctl(38, 1)                                                          # PR_SET_NO_NEW_PRIVS
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
     syscall(446, ruleset, 0)
     os.close(ruleset)
 
@@ -127,8 +131,8 @@ def seccomp(alone=True, may_exec=False):
     op(answer, allow)
     code = ctypes.create_string_buffer(b"".join(program))
     filter_ = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program), ctypes.addressof(code)))
-    prctl(38, 1)                                                                             # NO_NEW_PRIVS
-    prctl(22, 2, filter_)                                                                    # PR_SET_SECCOMP
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    prctl(PR_SET_SECCOMP, 2, filter_)                     # 2: SECCOMP_MODE_FILTER
 
 
 def drop_capabilities():

@@ -22,10 +22,6 @@ class Figure(Exception):
     """The program drew a plotly figure: JSON that the browser turns into pixels."""
 
 
-class Crash(Exception):
-    """The program killed what ran it."""
-
-
 def oversized(length):
     return f"details of {length} bytes: at most {MAX_DETAILS} are taken"
 

@@ -48,7 +48,7 @@ def bubblewrap():
     command = ["bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
                "--clearenv", "--hostname", "sandbox", "--uid", "1000", "--gid", "1000"]
     for path in sorted(engine_paths()[0]):
-        command += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
+        command += ["--ro-bind", path, path]          # a link (/bin, a linked .venv) becomes the folder it leads to
     return command + ["--proc", "/proc", "--dev", "/dev", "--size", str(512 << 20), "--tmpfs", "/scratch", "--size",
                       str(512 << 20), "--tmpfs", "/cache", "--chdir", "/scratch", "--remount-ro", "/"]
 

@@ -171,6 +171,14 @@ def test_attack_is_stopped(attacked, field, attack):
     assert not wrong
 
 
+@pytest.mark.skipif("bwrap" not in sandbox.confinement(), reason="nothing is mounted without bubblewrap")
+def test_a_linked_environment_is_confined_as_well(tmp_path):
+    """Regression: of a .venv that is a link bubblewrap could not mount the packages, so it was left out."""
+    (tmp_path / "linked").symlink_to(sys.prefix)
+    code = "import sandbox, sys; assert '/linked/' in sys.executable and 'bwrap' in sandbox.confinement(), sandbox.confinement()"
+    subprocess.run([tmp_path / "linked" / "bin" / "python", "-c", code], cwd=ROOT, check=True)
+
+
 @pytest.mark.parametrize("language", ["python", "html"])
 def test_tame_attacks_succeed_where_nothing_confines(language):
     """Control: the attacks work, so it is the confinement that stops them."""

@@ -54,6 +54,7 @@ program's fault, leave the sample out). Source of the idea: VinciCoder, arXiv 25
 import argparse
 import importlib.util
 import json
+import math
 import os
 import platform
 import queue
@@ -127,11 +128,12 @@ def available():
 
 
 def parse_texts(data):
-    """The JSON comes from the sandbox, so it may be anything: [(str, (x0, y0, x1, y1))] or None."""
+    """The JSON comes from the sandbox, so it may be anything: [(str, (x0, y0, x1, y1))], finite numbers, or None."""
     try:
-        return [(str(string), tuple(float(v) for v in box)) for string, box in json.loads(data) if len(box) == 4]
-    except (ValueError, TypeError, RecursionError):
+        texts = [(str(string), tuple(float(v) for v in box)) for string, box in json.loads(data) if len(box) == 4]
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
+    return [(string, box) for string, box in texts if all(map(math.isfinite, box))]
 
 
 def parse_details(data, shape):

@@ -140,7 +140,7 @@ class Sandbox:
         status, height, width, length, texts_length, details_length = struct.unpack("6I", os.pread(self.pixels, 24, 0))
         outcome = Outcome(reply["answer"], reply["seconds"], status)
         # reads, no mapping: nothing that a child does to the memory can hurt this process
-        if status == OK and height <= MAX_SIDE and width <= MAX_SIDE and height * width <= MAX_PIXELS:
+        if status == OK and 0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE and height * width <= MAX_PIXELS:
             pixels = outcome.payload = np.empty((height, width, 3), np.uint8)
             if os.preadv(self.pixels, [pixels], HEADER) != pixels.nbytes:
                 raise ConnectionError("short shared memory")

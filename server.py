@@ -90,7 +90,7 @@ class Server:
         jobs = self.control.makefile("rb")
         while self.control.sendall(b"+\n") is None and (line := jobs.readline()):
             job = json.loads(line)
-            code = jobs.read(job["bytes"]).decode()
+            code = jobs.read(job["bytes"]).decode(errors="replace")      # a plotly figure may be forged
             start = time.monotonic()
             size = job["size"] and tuple(job["size"])
             answer = self.engine.run(job["language"], code, size, job["inspect"], start + job["timeout"])

@@ -17,6 +17,7 @@ from skimage.metrics import structural_similarity
 
 import attacks
 import data
+import render
 import sandbox
 from attacks import GOOD
 from render import Renderer, available
@@ -150,6 +151,7 @@ def field():
 @pytest.fixture(scope="module")
 def attacked(field):
     with Renderer(workers=1, timeout=1.0) as r:
+        r.render_many([(language, GOOD[language], (64, 64)) for language in LANGUAGES])    # servers start before processes are counted
         yield r
 
 
@@ -169,6 +171,21 @@ def test_attack_is_stopped(attacked, field, attack):
         pytest.skip(available()[attack.language])
     wrong, _, _ = field.judge(attacked, attack)
     assert not wrong
+
+
+@pytest.mark.parametrize("texts, kept", [
+    (b"", None), (b"null", None), (b"3", None), (b'[["a", 3]]', None), (b"[" * 50000, None), (b'[["a", [1' + b"0" * 400 + b", 0, 0, 0]]]", None),
+    (b'[["a", [0, 1, 2, 3]], ["b", [NaN, 0, 1, 1]], ["c", [0, 0, 1e999, 1]], ["d", [0]]]', [("a", (0, 1, 2, 3))])])
+def test_forged_texts_are_none_or_have_finite_boxes(texts, kept):
+    """Regression: a number too large for float made an 'infra' of the program that forged it, NaN a crash of the reward."""
+    assert render.parse_texts(texts) == kept
+
+
+def test_a_forged_empty_image_is_rejected(attacked, field):
+    (attack,) = [a for a in attacks.table() if a.name == "forged size"]
+    code = field.programs(attack)[0]
+    forged = code.replace("1 << 20, 1 << 20, 1 << 31, 1 << 31, 1 << 31", "0, 0, 0, 0, 0")
+    assert forged != code and {attacked.submit("python", c).result().status for c in (code, forged)} == {"rejected"}
 
 
 @pytest.mark.skipif("bwrap" not in sandbox.confinement(), reason="nothing is mounted without bubblewrap")

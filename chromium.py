@@ -27,7 +27,7 @@ CHROMIUM_FLAGS = """--headless --no-sandbox --disable-gpu --mute-audio --no-firs
  --default-tile-width=1280 --default-tile-height=256 --hide-scrollbars --font-render-hinting=none
  --renderer-process-limit=1 --js-flags=--max-old-space-size=512""".split()
 
-# Math.random is mulberry32 with a fixed seed, every page is opened on 15 June 2025
+# What runs in a page. Before its own scripts: Math.random is mulberry32 with a fixed seed, every page is opened on 15 June 2025
 FRESH_DOCUMENT = """(() => { let s = 1; Math.random = () => { s = s + 0x6D2B79F5 | 0;
   let t = Math.imul(s ^ s >>> 15, 1 | s); t = t + Math.imul(t ^ t >>> 7, 61 | t) ^ t;
   return ((t ^ t >>> 14) >>> 0) / 4294967296 };
@@ -36,9 +36,11 @@ FRESH_DOCUMENT = """(() => { let s = 1; Math.random = () => { s = s + 0x6D2B79F5
   window.Date = new Proxy(D, { construct: (_, a) => a.length ? new D(...a) : new D(now()),
     apply: () => new D(now()).toString(), get: (_, key) => key === 'now' ? now : D[key] }) })()"""
 
+# Animations end, endless ones are not begun
 SETTLE = """(() => { for (const a of document.getAnimations())
   try { a.effect.getComputedTiming().endTime === Infinity ? a.cancel() : a.finish() } catch (e) {} })()"""
 
+# [[string, [x0, y0, x1, y1] in pixels of the page]] of what can be seen, as JSON
 READ_TEXTS = """(() => { const out = [], range = document.createRange();
   const walk = document.createTreeWalker(document.body || document, NodeFilter.SHOW_TEXT);
   for (let n; out.length < 2000 && (n = walk.nextNode());) { const s = n.data.trim(); if (!s) continue;
@@ -77,7 +79,12 @@ class Crash(Exception):
 
 
 class Browser:
-    """One warm Chromium, one tab, a clean document for each page. Every wait ends at self.deadline (TimeoutError)."""
+    """One warm Chromium, one tab, a clean document for each page. Every wait ends at self.deadline (TimeoutError).
+
+    Time stands still in the tab but for what a page is granted, and where the browser can (`paced`), frames are drawn on command
+    only: so a page looks the same however busy the machine is. Raises Crash for a page that killed its tab, EOFError where the
+    browser died, RuntimeError for a command that failed.
+    """
 
     def __init__(self, program, scratch):
         commands, self.commands = os.pipe()
@@ -124,9 +131,13 @@ class Browser:
         """Leave the page: its timers, workers and unload handlers end on its own time, not on the next page's."""
         self.loaded = False
         self.call("Page.navigate", url="about:blank")
-        self.wait(lambda: self.loaded)
+        while not self.loaded:
+            self.handle(self.receive())
+
+    # commands and answers: JSON, each ended by a zero byte
 
     def post(self, method, **params):
+        """Send a command -> its number."""
         self.count += 1
         message = dict(id=self.count, method=method, params=params)
         if self.session and not method.startswith(("Target.", "Browser.")):
@@ -143,15 +154,10 @@ class Browser:
         """The result of command `number`; events that arrive before it are handled on the way."""
         while (message := self.receive()).get("id") != number:
             self.handle(message)
-        if "error" in message:
-            raise RuntimeError("Chromium: " + message["error"].get("message", "?"))
-        return message["result"]
-
-    def wait(self, condition):
-        while not condition():
-            self.handle(self.receive())
+        return result(message)
 
     def handle(self, message):
+        """Events that count; answers to commands whose results nobody wants pass by."""
         event, params = message.get("method"), message.get("params", {})
         if event == "Page.loadEventFired":
             self.loaded = True
@@ -165,6 +171,7 @@ class Browser:
             self.stray.append(params["targetInfo"]["targetId"])
 
     def receive(self):
+        """The next message."""
         searched = 0
         while (end := self.buffer.find(b"\0", searched)) < 0:
             searched = len(self.buffer)
@@ -179,6 +186,8 @@ class Browser:
         return message
 
     def draw(self, code, size, scale=1, inspect=False):
+        """A page -> (pixels uint8 [H, W, 3], texts), with inspect what `inspect` returns, too. size: (width, height) of the target
+        in pixels or None; scale: pixels of the image for one of the page. Raises Rejected, TimeoutError."""
         width, height = size or (1280, 720)
         check_size(width * scale, height * scale)
         if self.viewport != (width, height, scale):
@@ -205,13 +214,14 @@ class Browser:
     def inspect(self, width, height):
         """-> DETAILS of the page, or one line: why there are none. The page's scripts have no hand in this world's functions."""
         world = self.call("Page.createIsolatedWorld", frameId=self.frame)["executionContextId"]
-        result = self.call("Runtime.evaluate", contextId=world, expression=f"{INSPECT}({width}, {height}, {MAX_DETAILS})")
-        found = result["result"].get("value")
+        answer = self.call("Runtime.evaluate", contextId=world, expression=f"{INSPECT}({width}, {height}, {MAX_DETAILS})")
+        found = answer["result"].get("value")
         if isinstance(found, str):
             return json.loads(found)
         return oversized(found) if found else "the page cannot be inspected"
 
     def photograph(self, width, height, beyond):
+        """uint8 [height, width, 3]. beyond: more than the viewport, or scaled, which a frame on command cannot be."""
         from PIL import Image
         data = None
         while self.paced and not beyond and not data:        # the first frame may only lay the page out
@@ -228,13 +238,11 @@ class Browser:
                 self.handle(message)
             if frame:
                 self.answer(frame)
-            if "error" in message:
-                raise RuntimeError("Chromium: " + message["error"].get("message", "?"))
-            data = message["result"]["data"]
+            data = result(message)["data"]
         return on_white(Image.open(io.BytesIO(base64.b64decode(data)), formats=["PNG"]))
 
     def draw_figure(self, code, size):
-        """A plotly figure as JSON, drawn by the plotly.js that comes with plotly."""
+        """A plotly figure, the JSON of drawing.Figure.args, by the plotly.js that comes with plotly."""
         figure, width, height, scale = json.loads(code)
         layout = json.loads(figure).get("layout", {})
         width, height = width or layout.get("width") or 700, height or layout.get("height") or 500
@@ -262,6 +270,13 @@ class Browser:
         self.call("Target.closeTarget", targetId=old)
 
 
+def result(message):
+    """What a command returned. Raises RuntimeError where it failed."""
+    if "error" in message:
+        raise RuntimeError("Chromium: " + message["error"].get("message", "?"))
+    return message["result"]
+
+
 class Pages:
     """The engine of server.py for HTML, and for plotly figures."""
 
@@ -283,6 +298,7 @@ class Pages:
             return str(reason)
 
     def tidy(self):
+        """A new browser where the old one is lost, or will not leave its page within two seconds."""
         try:
             if not self.browser.lost:
                 return self.browser.tidy()

@@ -48,6 +48,9 @@ Without bubblewrap (no user namespaces, many containers) landlock and seccomp st
 stopped: a program can fill the host's disk until its deadline. This is announced on stderr and named in
 `Renderer.confinement`. Where they are missing too, python, latex and html are refused unless `unsafe=True`.
 
+In reading order, none imports one before it: render.py (the pool, the command line), sandbox.py (a sandbox from outside),
+server.py (inside), what draws: charts.py, latex.py, chromium.py, drawing.py, and confine.py (what a process gives up).
+
 Status: ok | error (the program failed) | timeout | rejected (too large) | infra (a worker was lost twice: not the
 program's fault, leave the sample out). Source of the idea: VinciCoder, arXiv 2511.00391, section 3.3.
 """

@@ -2,8 +2,10 @@
 
 The attacks and their judge are in attacks.py; their positive controls stand here beside them.
 """
+import ast
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -358,6 +360,18 @@ def test_importing_starts_nothing():
             "assert threading.active_count() == 1 and not {'torch', 'matplotlib', 'cairosvg', 'playwright'} & set(sys.modules)")
     before = set(servers())
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0 and set(servers()) == before
+
+
+def test_imports_go_one_way_and_a_server_gets_no_more_than_it_needs():
+    files = re.findall(r"(\w+)\.py\b", render.__doc__.split("In reading order")[1])
+    assert len(files) == 8 and {f"{file}.py" for file in files[2:]} == {os.path.basename(path) for path in sandbox.INSIDE}
+    for i, file in enumerate(files):
+        nodes = list(ast.walk(ast.parse((ROOT / f"{file}.py").read_text())))
+        names = {node.module for node in nodes if isinstance(node, ast.ImportFrom)} | {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
+        assert not names & set(files[:i + 1]) and not names & {path.stem for path in ROOT.glob("*.py")} - set(files)
+    code = "import sys, server; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert "drawing" in loaded and not {"charts", "latex", "chromium", "sandbox", "render", "subprocess", "threading", "PIL"} & set(loaded)
 
 
 def test_refused_where_it_cannot_be_confined(monkeypatch):

@@ -36,7 +36,8 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 from attacks import Field, descendants, table  # noqa: E402
-from render import Renderer, available, find_chromium  # noqa: E402
+from chromium import find_chromium  # noqa: E402
+from render import Renderer, available  # noqa: E402
 
 CHART = """import numpy as np
 import matplotlib.pyplot as plt

@@ -16,7 +16,7 @@ import signal
 import time
 
 from confine import PR_SET_PDEATHSIG, prctl
-from drawing import MAX_DETAILS, MAX_PIXELS, MAX_SIDE, check_size, on_white, oversized
+from drawing import MAX_DETAILS, MAX_PIXELS, MAX_SIDE, MAX_TEXTS, check_size, on_white, oversized
 
 CHROMIUM_FLAGS = """--headless --no-sandbox --disable-gpu --mute-audio --no-first-run --no-zygote
  --enable-begin-frame-control --run-all-compositor-stages-before-draw --block-new-web-contents
@@ -40,14 +40,26 @@ FRESH_DOCUMENT = """(() => { let s = 1; Math.random = () => { s = s + 0x6D2B79F5
 SETTLE = """(() => { for (const a of document.getAnimations())
   try { a.effect.getComputedTiming().endTime === Infinity ? a.cancel() : a.finish() } catch (e) {} })()"""
 
-# [[string, [x0, y0, x1, y1] in pixels of the page]] of what can be seen, as JSON
-READ_TEXTS = """(() => { const out = [], range = document.createRange();
-  const walk = document.createTreeWalker(document.body || document, NodeFilter.SHOW_TEXT);
-  for (let n; out.length < 2000 && (n = walk.nextNode());) { const s = n.data.trim(); if (!s) continue;
-    range.selectNodeContents(n); const r = range.getBoundingClientRect();
-    if (r.width && r.height && getComputedStyle(n.parentElement).visibility === 'visible')
-      out.push([s, [r.left + scrollX, r.top + scrollY, r.right + scrollX, r.bottom + scrollY]]) }
-  return JSON.stringify(out) })()"""
+# __readTexts(limit) -> [[string, [x0, y0, x1, y1] in pixels of the page]] of what can be seen, as JSON; null beyond `limit` letters.
+# Made before the page's scripts run, of functions that it keeps, so that they have no hand in it. (A world of its own, as
+# INSPECT has, would cost half as much again as the page.)
+READER = """(() => { const of = (owner, key) => {
+    const p = Object.getOwnPropertyDescriptor(owner, key); return Function.prototype.call.bind(p.get || p.value) };
+  const [body, walker, newRange] = ['body', 'createTreeWalker', 'createRange'].map(key => of(Document.prototype, key));
+  const [select, rect] = ['selectNodeContents', 'getBoundingClientRect'].map(key => of(Range.prototype, key));
+  const [left, top, right, bottom] = ['left', 'top', 'right', 'bottom'].map(key => of(DOMRectReadOnly.prototype, key));
+  const next = of(TreeWalker.prototype, 'nextNode'), data = of(CharacterData.prototype, 'data'), trim = of(String.prototype, 'trim');
+  const parent = of(Node.prototype, 'parentElement'), style = of(CSSStyleDeclaration.prototype, 'getPropertyValue');
+  const [x, y, computed] = ['scrollX', 'scrollY', 'getComputedStyle'].map(key => of(window, key)), quoted = JSON.stringify;
+  const value = limit => { let out = '';
+    const range = newRange(document), walk = walker(document, body(document) || document, 4);      // 4: text
+    for (let n, count = 0; count < 2000 && out.length < limit && (n = next(walk));) { const s = trim(data(n)), p = parent(n);
+      if (!s || !p) continue;
+      select(range, n); const r = rect(range), x0 = left(r), y0 = top(r), x1 = right(r), y1 = bottom(r);
+      if (x1 > x0 && y1 > y0 && style(computed(window, p), 'visibility') === 'visible')
+        out += (count++ ? ',' : '') + `[${quoted(s)},[${x0 + x(window)},${y0 + y(window)},${x1 + x(window)},${y1 + y(window)}]]` }
+    return out.length < limit ? '[' + out + ']' : 'null' };
+  Object.defineProperty(window, '__readTexts', {value}) })()"""
 
 # Text blocks as Design2Code finds them: the text of an element is that of its nearest ancestor that Design2Code colours
 # (ocr_free_utils.py), else its own. White space is collapsed, what lies outside the picture is cut. Colours over white.
@@ -123,7 +135,7 @@ class Browser:
         self.frame = self.call("Page.getFrameTree")["frameTree"]["frame"]["id"]
         self.call("Page.enable")
         self.call("Page.setFontFamilies", fontFamilies=dict(fixed="Monospace"))     # as in a desktop Chromium
-        self.call("Page.addScriptToEvaluateOnNewDocument", source=FRESH_DOCUMENT)
+        self.call("Page.addScriptToEvaluateOnNewDocument", source=FRESH_DOCUMENT + ";" + READER)
         self.call("Emulation.setVirtualTimePolicy", policy="pause")
         self.blank()
 
@@ -208,7 +220,7 @@ class Browser:
         page = self.call("Page.getLayoutMetrics")["cssContentSize"]["height"]
         length = min(max(int(page), height), MAX_SIDE, MAX_PIXELS // width)
         pixels = self.photograph(width, length, beyond=length > min(height, 720) or scale != 1)
-        texts = json.loads(self.call("Runtime.evaluate", expression=READ_TEXTS)["result"].get("value", "null"))
+        texts = json.loads(self.call("Runtime.evaluate", expression=f"__readTexts({MAX_TEXTS})")["result"].get("value", "null"))
         return (pixels, texts, self.inspect(width, length)) if inspect else (pixels, texts)
 
     def inspect(self, width, height):

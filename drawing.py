@@ -13,6 +13,7 @@ import numpy as np
 MAX_SIDE = 8192                         # pixels; a larger image is 'rejected'
 MAX_PIXELS = 32 << 20
 MAX_CODE = 1 << 20                      # bytes of one program
+MAX_TEXTS = 1 << 18                     # bytes of the strings that come back with an image
 MAX_DETAILS = 1 << 20                   # bytes of the details that come back with an image
 
 

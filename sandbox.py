@@ -22,9 +22,9 @@ import numpy as np
 
 from chromium import find_chromium
 from confine import MACHINES, PR_SET_SECCOMP, landlock_version
-from drawing import MAX_DETAILS, MAX_PIXELS, MAX_SIDE
+from drawing import MAX_DETAILS, MAX_PIXELS, MAX_SIDE, MAX_TEXTS
 from latex import find_tex
-from server import HEADER, MAX_TEXTS, OK, REJECTED, SHARED
+from server import HEADER, OK, REJECTED, SHARED
 
 INSIDE = [os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")      # our files that a sandbox sees
           for name in ("server", "confine", "drawing", "charts", "chromium", "latex")]

@@ -28,9 +28,8 @@ import numpy as np
 
 import drawing
 from confine import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, drop_capabilities, landlock, limit_resources, prctl, seccomp
-from drawing import MAX_DETAILS, MAX_PIXELS, Figure, Rejected, check_size, describe, oversized
+from drawing import MAX_DETAILS, MAX_PIXELS, MAX_TEXTS, Figure, Rejected, check_size, describe, oversized
 
-MAX_TEXTS = 1 << 18                     # bytes of the strings that come back with an image
 HEADER = 4096                           # bytes in front of the pixels in the shared memory
 SHARED = HEADER + 3 * MAX_PIXELS + MAX_TEXTS + MAX_DETAILS
 OK, ERROR, REJECTED, FIGURE = 1, 2, 3, 4      # what a confined child leaves in the header; 0: nothing

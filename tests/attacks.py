@@ -207,7 +207,7 @@ def table():
     forge = lambda texts, code: find_map + f"""
     import struct
     t = {texts}
-    m[4096:4096 + 12] = bytes((0, 0, 255) * 4)
+    m[4096:4096 + 12] = bytes((255, 0, 0) * 4)
     m[4108:4108 + len(t)] = t
     m[:24] = struct.pack('6I', 1, 2, 2, 12, len(t), 0)
     os._exit({code})"""

@@ -129,6 +129,20 @@ def test_the_pages_clock_is_its_own(renderer):
     assert {r.texts[0][0] for r in renderer.render_many([("html", code, (64, 64)), ("html", "<img src=x.png>" + code, (64, 64))] * 5)} == {"10"}
 
 
+@pytest.mark.skipif("html" not in LANGUAGES, reason="no browser")
+def test_a_page_has_no_hand_in_its_texts(renderer):
+    """Regression: JSON.stringify of the page's own wrote what the reward took for its texts."""
+    page = "<body style='margin:0'><p>one <b>two</b></p><p style='visibility:hidden'>no</p><p style='display:none'>no</p>"
+    lies = ("JSON.stringify = () => '[]'; document.createRange = document.createTreeWalker = Function.prototype.call = Map = 0; String.prototype.trim = () => 'lie';"
+            "Object.defineProperty(CharacterData.prototype, 'data', {get: () => 'lie'}); Object.defineProperty(DOMRectReadOnly.prototype, 'left', {get: () => 1});"
+            "Object.defineProperty(window, 'scrollX', {get: () => 9}); getComputedStyle = () => ({visibility: 'visible'}); Array.prototype.map = () => [];"
+            "Range.prototype.getBoundingClientRect = () => new DOMRect(0, 0, 99, 99); Object.defineProperty(document, 'body', {get: () => null});"
+            "try { __readTexts = () => '[]' } catch (e) {} try { Object.defineProperty(window, '__readTexts', {value: () => '[]'}) } catch (e) {}")
+    plain, lying, shadowed = renderer.render_many([("html", page + more, (200, 100)) for more in ("", f"<script>{lies}</script>", "<script>const __readTexts = () => '[]'</script>")])
+    assert [string for string, _ in plain.texts] == ["one", "two"] and plain.texts == lying.texts == shadowed.texts
+    assert renderer.submit("html", "<p><script>document.body.textContent = 'x'.repeat(2000000)</script>", (200, 100)).result().texts is None
+
+
 @pytest.mark.skipif(not REAL.exists(), reason="the real pairs are not here")
 @pytest.mark.parametrize("language, least", [("python", 0.98), ("svg", 0.98), ("html", 0.98), ("latex", 0.95)])
 def test_real_programs_reproduce_their_targets(renderer, language, least):

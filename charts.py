@@ -1,8 +1,9 @@
 """
 Python programs: charts by matplotlib and plotly, molecules by RDKit and Indigo, pictures by Pillow.
 
-The program runs as it is, in a confined child that ends with it. Saving and showing are patched in the libraries that the server
-has imported, so that pixels are taken from where they are drawn: no source is rewritten, no file is decoded again.
+The program runs as it is, in a confined child that ends with it. Saving and showing are patched in the libraries that
+the server has imported, so that pixels are taken from where they are drawn: no source is rewritten, and files are only
+read where no library that is patched has written them.
 """
 import contextlib
 import functools
@@ -17,11 +18,12 @@ from drawing import MAX_CODE, Figure, check_size, describe, draw_svg, on_white, 
 
 
 def draw_python(code, size, inspect=False):
-    """-> (pixels uint8 [H, W, 3], texts or None, details), of the last image saved, else the newest file, else the last shown.
+    """-> (pixels uint8 [H, W, 3], texts or None, details), of the last image saved, else the newest file, else the
+    last shown.
 
-    The image has the size that the program gave it, `size` is ignored. details (inspect): as DETAILS in render.py, None without a
-    matplotlib figure, or a str that says why there are none. Raises Figure for plotly's, Rejected for what is too large,
-    RuntimeError where nothing was drawn, and whatever the program raises."""
+    The image has the size that the program gave it, `size` is ignored. details (inspect): as DETAILS in render.py,
+    None without a matplotlib figure, or a str that says why there are none. Raises Figure for plotly's, Rejected for
+    what is too large, RuntimeError where nothing was drawn, and whatever the program raises."""
     import random
     import types
     random.seed(0)
@@ -61,7 +63,8 @@ def draw_python(code, size, inspect=False):
 
 
 def patch_molecules(molecules):
-    """What a drawing of a molecule says is the molecule: its canonical SMILES is its text, wherever the atoms have been put."""
+    """What a drawing of a molecule says is the molecule: its canonical SMILES is its text, wherever the atoms have
+    been put."""
     def noting(owner, name, smiles_of):
         plain = getattr(owner, name)
 
@@ -85,7 +88,8 @@ def patch_molecules(molecules):
 
 
 def patch_matplotlib(saved, shown, plain_save, inspect):
-    """Every way to save or show ends in print_png, which keeps the pixels that Agg has drawn, the texts and where they stand."""
+    """Every way to save or show ends in print_png, which keeps the pixels that Agg has drawn, the texts and where they
+    stand."""
     import matplotlib.figure
     import matplotlib.pyplot as pyplot
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -179,7 +183,7 @@ def read_image_files():
         return [(on_white(Image.open(file, formats=["PNG", "JPEG", "WEBP", "GIF", "BMP"])), None, None)]
 
 
-# --------------------------------------------------------------------------------------------------- what inspect=True tells
+# ---------------------------------------------------------------------------------------- what inspect=True tells
 
 def trace_matplotlib(written):
     """From here on plotting calls of matplotlib and networkx are noted. -> look(figure): DETAILS of the figure just drawn.

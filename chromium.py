@@ -27,7 +27,8 @@ CHROMIUM_FLAGS = """--headless --no-sandbox --disable-gpu --mute-audio --no-firs
  --default-tile-width=1280 --default-tile-height=256 --hide-scrollbars --font-render-hinting=none
  --renderer-process-limit=1 --js-flags=--max-old-space-size=512""".split()
 
-# What runs in a page. Before its own scripts: Math.random is mulberry32 with a fixed seed, every page is opened on 15 June 2025
+# What runs in a page. Before its own scripts: Math.random is mulberry32 with a fixed seed, every page is opened on
+# 15 June 2025
 FRESH_DOCUMENT = """(() => { let s = 1; Math.random = () => { s = s + 0x6D2B79F5 | 0;
   let t = Math.imul(s ^ s >>> 15, 1 | s); t = t + Math.imul(t ^ t >>> 7, 61 | t) ^ t;
   return ((t ^ t >>> 14) >>> 0) / 4294967296 };
@@ -40,24 +41,26 @@ FRESH_DOCUMENT = """(() => { let s = 1; Math.random = () => { s = s + 0x6D2B79F5
 SETTLE = """(() => { for (const a of document.getAnimations())
   try { a.effect.getComputedTiming().endTime === Infinity ? a.cancel() : a.finish() } catch (e) {} })()"""
 
-# __readTexts(limit) -> [[string, [x0, y0, x1, y1] in pixels of the page]] of what can be seen, as JSON; null beyond `limit` letters.
-# Made before the page's scripts run, of functions that it keeps, so that they have no hand in it. (A world of its own, as
-# INSPECT has, would cost half as much again as the page.)
+# __readTexts(limit) -> [[string, [x0, y0, x1, y1] in pixels of the page]] of what can be seen, as JSON; null beyond
+# `limit` letters. Made before the page's scripts run, of functions that it keeps, so that they have no hand in it. (A
+# world of its own, as INSPECT has, would cost half as much again as the page.)
 READER = """(() => { const of = (owner, key) => {
     const p = Object.getOwnPropertyDescriptor(owner, key); return Function.prototype.call.bind(p.get || p.value) };
   const [body, walker, newRange] = ['body', 'createTreeWalker', 'createRange'].map(key => of(Document.prototype, key));
   const [select, rect] = ['selectNodeContents', 'getBoundingClientRect'].map(key => of(Range.prototype, key));
   const [left, top, right, bottom] = ['left', 'top', 'right', 'bottom'].map(key => of(DOMRectReadOnly.prototype, key));
-  const next = of(TreeWalker.prototype, 'nextNode'), data = of(CharacterData.prototype, 'data'), trim = of(String.prototype, 'trim');
-  const parent = of(Node.prototype, 'parentElement'), style = of(CSSStyleDeclaration.prototype, 'getPropertyValue');
-  const [x, y, computed] = ['scrollX', 'scrollY', 'getComputedStyle'].map(key => of(window, key)), quoted = JSON.stringify;
-  const value = limit => { let out = '';
+  const next = of(TreeWalker.prototype, 'nextNode'), data = of(CharacterData.prototype, 'data');
+  const trim = of(String.prototype, 'trim'), parent = of(Node.prototype, 'parentElement');
+  const style = of(CSSStyleDeclaration.prototype, 'getPropertyValue');
+  const [x, y, computed] = ['scrollX', 'scrollY', 'getComputedStyle'].map(key => of(window, key));
+  const quoted = JSON.stringify, value = limit => { let out = '';
     const range = newRange(document), walk = walker(document, body(document) || document, 4);      // 4: text
-    for (let n, count = 0; count < 2000 && out.length < limit && (n = next(walk));) { const s = trim(data(n)), p = parent(n);
-      if (!s || !p) continue;
+    for (let n, count = 0; count < 2000 && out.length < limit && (n = next(walk));) {
+      const s = trim(data(n)), p = parent(n); if (!s || !p) continue;
       select(range, n); const r = rect(range), x0 = left(r), y0 = top(r), x1 = right(r), y1 = bottom(r);
       if (x1 > x0 && y1 > y0 && style(computed(window, p), 'visibility') === 'visible')
-        out += (count++ ? ',' : '') + `[${quoted(s)},[${x0 + x(window)},${y0 + y(window)},${x1 + x(window)},${y1 + y(window)}]]` }
+        out += (count++ ? ',' : '') + `[${quoted(s)},[${x0 + x(window)},${y0 + y(window)},`
+          + `${x1 + x(window)},${y1 + y(window)}]]` }
     return out.length < limit ? '[' + out + ']' : 'null' };
   Object.defineProperty(window, '__readTexts', {value}) })()"""
 
@@ -93,9 +96,9 @@ class Crash(Exception):
 class Browser:
     """One warm Chromium, one tab, a clean document for each page. Every wait ends at self.deadline (TimeoutError).
 
-    Time stands still in the tab but for what a page is granted, and where the browser can (`paced`), frames are drawn on command
-    only: so a page looks the same however busy the machine is. Raises Crash for a page that killed its tab, EOFError where the
-    browser died, RuntimeError for a command that failed.
+    Time stands still in the tab but for what a page is granted, and where the browser can (`paced`), frames are drawn
+    on command only: so a page looks the same however busy the machine is. Raises Crash for a page that killed its tab,
+    EOFError where the browser died, RuntimeError for a command that failed.
     """
 
     def __init__(self, program, scratch):
@@ -198,8 +201,9 @@ class Browser:
         return message
 
     def draw(self, code, size, scale=1, inspect=False):
-        """A page -> (pixels uint8 [H, W, 3], texts), with inspect what `inspect` returns, too. size: (width, height) of the target
-        in pixels or None; scale: pixels of the image for one of the page. Raises Rejected, TimeoutError."""
+        """A page -> (pixels uint8 [H, W, 3], texts), with inspect what `inspect` returns, too. size: (width, height)
+        of the target in pixels or None; scale: pixels of the image for one of the page. Raises Rejected,
+        TimeoutError."""
         width, height = size or (1280, 720)
         check_size(width * scale, height * scale)
         if self.viewport != (width, height, scale):
@@ -220,11 +224,13 @@ class Browser:
         page = self.call("Page.getLayoutMetrics")["cssContentSize"]["height"]
         length = min(max(int(page), height), MAX_SIDE, MAX_PIXELS // width)
         pixels = self.photograph(width, length, beyond=length > min(height, 720) or scale != 1)
-        texts = json.loads(self.call("Runtime.evaluate", expression=f"__readTexts({MAX_TEXTS})")["result"].get("value", "null"))
+        found = self.call("Runtime.evaluate", expression=f"__readTexts({MAX_TEXTS})")["result"]
+        texts = json.loads(found.get("value", "null"))
         return (pixels, texts, self.inspect(width, length)) if inspect else (pixels, texts)
 
     def inspect(self, width, height):
-        """-> DETAILS of the page, or one line: why there are none. The page's scripts have no hand in this world's functions."""
+        """-> DETAILS of the page, or one line: why there are none. The page's scripts have no hand in this world's
+        functions."""
         world = self.call("Page.createIsolatedWorld", frameId=self.frame)["executionContextId"]
         answer = self.call("Runtime.evaluate", contextId=world, expression=f"{INSPECT}({width}, {height}, {MAX_DETAILS})")
         found = answer["result"].get("value")

@@ -1,8 +1,8 @@
 """
 A process gives up its rights: limits, landlock (which files it may open), seccomp (which system calls it may make).
 
-The children of server.py call this before they touch a hostile program; nothing of it can be taken back, and what they start
-inherits it. Linux on x86_64 and aarch64, by bare system calls. docs.kernel.org/userspace-api/landlock.html,
+The children of server.py call this before they touch a hostile program; nothing of it can be taken back, and what they
+start inherits it. Linux on x86_64 and aarch64, by bare system calls. docs.kernel.org/userspace-api/landlock.html,
 docs.kernel.org/userspace-api/seccomp_filter.html
 """
 import ctypes
@@ -52,14 +52,14 @@ def landlock_version():
 
 
 def landlock(readable, writable):
-    """From here on only these paths and what is below them can be opened (readable ones executed, too); no TCP; no signals or
-    abstract sockets to processes outside. Does what the kernel's version can, nothing where it has none."""
+    """From here on only these paths and what is below them can be opened (readable ones executed, too); no TCP; no
+    signals or abstract sockets to processes outside. Does what the kernel's version can, nothing where it has none."""
     version = landlock_version()
     if not version:
         return
     # 13 rights to files, then moving to another folder (version 2), truncating (3), ioctl of devices (5)
     every = sum(1 << bit for bit in range(13)) | (version >= 2) << 13 | (version >= 3) << 14 | (version >= 5) << 15
-    rules = struct.pack("QQQ", every, 3 * (version >= 4), 3 * (version >= 6))     # all that is denied: files, TCP, scopes
+    rules = struct.pack("QQQ", every, 3 * (version >= 4), 3 * (version >= 6))   # what is denied: files, TCP, scopes
     rules = rules[:8 if version < 4 else 16 if version < 6 else 24]       # the struct grew with the versions
     ruleset = syscall(LANDLOCK_CREATE_RULESET, ctypes.create_string_buffer(rules, len(rules)), len(rules), 0)
     of_files = 1 | 2 | 4 | every & (1 << 14 | 1 << 15)                    # execute, write, read, truncate, ioctl
@@ -94,16 +94,16 @@ ALONE = dict(fork=(57, None), vfork=(58, None), socket=(41, 198), socketpair=(53
 
 
 def seccomp(alone=True, may_exec=False):
-    """From here on a BPF filter sees every system call. alone: one process for ever (threads are allowed), which may signal
-    only itself and, without may_exec, become no other program; else (the browser) many processes, but no sockets other than
-    unix ones. Raises OSError where the kernel refuses."""
+    """From here on a BPF filter sees every system call. alone: one process for ever (threads are allowed), which may
+    signal only itself and, without may_exec, become no other program; else (the browser) many processes, but no
+    sockets other than unix ones. Raises OSError where the kernel refuses."""
     here = MACHINES.index(platform.machine())
     load, equal, any_bit, at_least, answer = 0x20, 0x15, 0x45, 0x35, 0x06
     allow, deny, absent = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
     program = []
 
-    # instructions read struct seccomp_data: at 0 the call's number, at 4 the ABI, at 16 the low half of its first argument;
-    # if_true, if_false: instructions to skip
+    # instructions read struct seccomp_data: at 0 the call's number, at 4 the ABI, at 16 the low half of its first
+    # argument; if_true, if_false: instructions to skip
     def op(code, value, if_true=0, if_false=0):
         program.append(struct.pack("HBBI", code, if_true, if_false, value))
 

@@ -1,9 +1,10 @@
 """
 SVG, molecules and pages of PDF as pixels, and what all engines share. Runs inside the sandbox, in a confined child.
 
-draw_LANGUAGE(code, size) draws a program, str, at the target's (width, height) in pixels or None; render.py says what each
-language makes of it. It returns (pixels uint8 [H, W, 3], texts): [(string, (x0, y0, x1, y1) in pixels)], or None where it
-cannot tell. It raises Rejected where the image is too large; any other exception is the program's failure and its message.
+draw_LANGUAGE(code, size) draws a program, str, at the target's (width, height) in pixels or None; render.py says what
+each language makes of it. It returns (pixels uint8 [H, W, 3], texts): [(string, (x0, y0, x1, y1) in pixels)], or None
+where it cannot tell. It raises Rejected where the image is too large; any other exception is the program's failure and
+its message.
 """
 import io
 import traceback
@@ -22,8 +23,8 @@ class Rejected(Exception):
 
 
 class Figure(Exception):
-    """The program drew a plotly figure, which the browser turns into pixels. args: its JSON, width and height in pixels or
-    None, scale."""
+    """The program drew a plotly figure, which the browser turns into pixels. args: its JSON, width and height in
+    pixels or None, scale."""
 
 
 def oversized(length):
@@ -114,8 +115,8 @@ def draw_smiles(code, size):
 
 
 def read_pdf(file, size):
-    """-> (pypdfium2 page, whole dots per inch to draw it with, texts) of the first page: 150, less where it would be larger than
-    the target. file: path or bytes. Raises Rejected, PdfiumError."""
+    """-> (pypdfium2 page, whole dots per inch to draw it with, texts) of the first page: 150, less where it would be
+    larger than the target. file: path or bytes. Raises Rejected, PdfiumError."""
     import pypdfium2
     page = pypdfium2.PdfDocument(file)[0]
     left, bottom, right, top = page.get_mediabox()                # points, 1/72 inch

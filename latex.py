@@ -1,6 +1,6 @@
 """
-LaTeX: pdflatex makes a PDF, poppler its pixels, each in a confined child of server.py. Bare snippets get a document around
-them, preambles that come again and again a format of their own.
+LaTeX: pdflatex makes a PDF, poppler its pixels, each in a confined child of server.py. Bare snippets get a document
+around them, preambles that come again and again a format of their own.
 """
 import hashlib
 import json
@@ -33,7 +33,8 @@ def find_tex():
 
 
 def split_tex(code):
-    """-> (preamble, body): everything before \\begin{document}, and the rest with it. A snippet goes into TEX_TEMPLATE."""
+    """-> (preamble, body): everything before \\begin{document}, and the rest with it. A snippet goes into
+    TEX_TEMPLATE."""
     if not re.search(r"\\document(class|style)", code):
         libraries = re.findall(r"\\use(?:tikz|pgfplots)library\s*\{[^}]*\}", code)
         libraries += ["\\usepackage{chemfig}"] if "\\chemfig" in code else []
@@ -53,25 +54,26 @@ def tex_message(log):
 
 
 def unpack(packed, file):
-    """Copy a format: inflating one, as Debian keeps them and pdflatex dumps them, costs more than half of a small document."""
+    """Copy a format: inflating one, as Debian keeps them and pdflatex dumps them, costs more than half of a small
+    document."""
     with open(packed, "rb") as source, open(file, "wb") as target:
         data = source.read()
         target.write(zlib.decompressobj(31).decompress(data, 128 << 20) if data[:2] == b"\x1f\x8b" else data)
 
 
 class Documents:
-    """The engine of server.py for LaTeX. Works in the server's folder on job.tex, job.pdf, ..., which a document may have
-    replaced by anything: they are opened as files of a hostile program."""
+    """The engine of server.py for LaTeX. Works in the server's folder on job.tex, job.pdf, ..., which a document may
+    have replaced by anything: they are opened as files of a hostile program."""
 
     def __init__(self, server):
         self.server = server
-        self.seen, self.formats = Counter(), OrderedDict()      # by hash of the preamble: documents, file of its own format
+        self.seen, self.formats = Counter(), OrderedDict()    # by hash of the preamble: documents, its format's file
         self.environment = dict(PATH=server.texbin + ":/usr/bin:/bin", HOME=server.scratch, TEXMFVAR=server.scratch,
                                 openin_any="p", openout_any="p", MKTEXPK="0", MKTEXTFM="0", max_print_line="1000",
                                 SOURCE_DATE_EPOCH="1750000000", FORCE_SOURCE_DATE="1")
         self.base = server.cache + "/base.fmt"
-        found = subprocess.run([server.texbin + "/kpsewhich", "-engine=pdftex", "pdflatex.fmt"], capture_output=True, text=True,
-                               env=self.environment).stdout.strip()
+        found = subprocess.run([server.texbin + "/kpsewhich", "-engine=pdftex", "pdflatex.fmt"], capture_output=True,
+                               text=True, env=self.environment).stdout.strip()
         unpack(found, self.base)
 
     def run(self, language, code, size, inspect, deadline):

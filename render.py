@@ -48,8 +48,9 @@ Without bubblewrap (no user namespaces, many containers) landlock and seccomp st
 stopped: a program can fill the host's disk until its deadline. This is announced on stderr and named in
 `Renderer.confinement`. Where they are missing too, python, latex and html are refused unless `unsafe=True`.
 
-In reading order, none imports one before it: render.py (the pool, the command line), sandbox.py (a sandbox from outside),
-server.py (inside), what draws: charts.py, latex.py, chromium.py, drawing.py, and confine.py (what a process gives up).
+In reading order, none imports one before it: render.py (the pool, the command line), sandbox.py (a sandbox from
+outside), server.py (inside), what draws: charts.py, latex.py, chromium.py, drawing.py, and confine.py (what a process
+gives up).
 
 Status: ok | error (the program failed) | timeout | rejected (too large) | infra (a worker was lost twice: not the
 program's fault, leave the sample out). Source of the idea: VinciCoder, arXiv 2511.00391, section 3.3.
@@ -251,7 +252,7 @@ class Renderer:
         if len(code) > MAX_CODE:
             return Render(None, "rejected", f"a program of {len(code)} bytes: at most {MAX_CODE} are taken")
         o = self._attempt(sandboxes, family_of(language, code.decode()), language, code, size, inspect, self.timeout)
-        if not o.problem and o.status == FIGURE:                          # of plotly: the browser draws it in the time that is left
+        if not o.problem and o.status == FIGURE:               # plotly's: the browser draws it in the time that is left
             before = o.seconds
             o = self._attempt(sandboxes, "html", "plotly", o.payload, None, False, max(0.1, self.timeout - before))
             o.seconds += before

@@ -128,8 +128,8 @@ class Sandbox:
             raise ConnectionError(f"the {self.family} server ended: {' '.join(last)[:300]}")
 
     def run(self, language, code, size, inspect, timeout):
-        """code: bytes; timeout: seconds -> Outcome. Raises TimeoutError where the server does not answer half a second later,
-        OSError or ValueError where it is lost."""
+        """code: bytes; timeout: seconds -> Outcome. Raises TimeoutError where the server does not answer half a second
+        later, OSError or ValueError where it is lost."""
         job = dict(language=language, size=size, inspect=inspect, timeout=timeout, bytes=len(code))
         self.control.settimeout(timeout + 0.5)
         self.control.sendall(json.dumps(job).encode() + b"\n" + code)

@@ -1,12 +1,12 @@
 """
-Inside the sandbox: the server of one family of programs. It imports their engine once and never touches a hostile program
-itself: its confined children do.
+Inside the sandbox: the server of one family of programs. It imports their engine once and never touches a hostile
+program itself: its confined children do.
 
     python server.py SETUP      # started by sandbox.py, which says what SETUP (JSON) holds
 
-An engine is made with the server and has run(language, code, size, inspect, deadline) and tidy(). run returns None when the
-shared memory holds the outcome, else what went wrong. Here: Programs and Drawings; in files that only their own servers
-import: Pages (chromium.py) and Documents (latex.py).
+An engine is made with the server and has run(language, code, size, inspect, deadline) and tidy(). run returns None
+when the shared memory holds the outcome, else what went wrong. Here: Programs and Drawings; in files that only their
+own servers import: Pages (chromium.py) and Documents (latex.py).
 """
 import functools
 import gc
@@ -59,7 +59,7 @@ def family_of(language, code):
 
 
 class Server:
-    """One job after the other. They come from class Sandbox outside over a socket, outcomes leave through the shared memory."""
+    """Jobs come one by one over a socket from class Sandbox outside, outcomes leave through the shared memory."""
 
     def __init__(self, setup):
         self.__dict__.update(setup)
@@ -115,8 +115,8 @@ class Server:
     # children
 
     def fork(self, act, keep=(), memory=4 << 30, seconds=None, may_exec=False):
-        """A confined child that acts and ends -> its process id. keep: descriptors that it finds as 3, 4, ...; memory: bytes;
-        seconds: of CPU time."""
+        """A confined child that acts and ends -> its process id. keep: descriptors that it finds as 3, 4, ...; memory:
+        bytes; seconds: of CPU time."""
         child = os.fork()
         if child:
             return child
@@ -170,8 +170,8 @@ class Server:
             except (ProcessLookupError, PermissionError):
                 pass
 
-    # the shared memory: status, height, width, bytes of pixels, texts, details; from HEADER the pixels (or the message),
-    # then the texts, then the details
+    # the shared memory: status, height, width, bytes of pixels, texts, details; from HEADER the pixels (or the
+    # message), then the texts, then the details
 
     def write(self, status, payload, height=0, width=0, texts=b"", details=b""):
         start = HEADER
@@ -185,7 +185,7 @@ class Server:
         self.write(ERROR, message.encode(errors="replace"))
 
     def deliver(self, draw, *args, lost=()):
-        """Draw; leave the pixels or a one-line message in the shared memory. lost: exceptions that are not the program's."""
+        """Draw; leave pixels or a one-line message in the shared memory. lost: exceptions that are not the program's."""
         try:
             image, texts, *details = draw(*args)                          # uint8 [H, W, 3]
             image = np.ascontiguousarray(image, dtype=np.uint8)
@@ -212,7 +212,8 @@ def ended(status):
 
 
 class Programs:
-    """A confined child for each program. Python's draw_python is in charts.py, draw_LANGUAGE of all others in drawing.py."""
+    """A confined child for each program. Python's draw_python is in charts.py, draw_LANGUAGE of all others in
+    drawing.py."""
 
     def __init__(self, server):
         self.server = server

@@ -11,13 +11,13 @@ matrices and formulas, molecules with options. All words come from the lists bel
 """
 import hashlib
 import importlib.util
-import json
 import random
 import re
 from collections import Counter, deque
 from pathlib import Path
 
 from data import DOMAINS, NAMES, Sample, fenced, png
+from parts import Writer, all_ranks, finish, finished, record_of
 from render import Renderer, available
 from scenes import CANVAS, COLOURS, LABELLED, LANGUAGE_OF, MIXTURE, TARGETS, draw_scene, scene_code, synth_split
 from synth_latex import rich_latex, simple_latex
@@ -114,7 +114,6 @@ def synth(out, labelled=3200, targets=2400, test=768, seed=0, label_jitter=0.1, 
     `world` processes of torchrun that call this share the parts of PART samples; a finished part is not done again.
     """
     from tqdm import tqdm
-    from corpus import all_ranks, finish, finished
     domains = usable_domains(domains, unsafe)
     if difficulty == "1":
         make = lambda n, salt, mixture=domains, **kw: synth_split(n, f"{seed}/{salt}", mixture, **kw)
@@ -150,7 +149,7 @@ def synth(out, labelled=3200, targets=2400, test=768, seed=0, label_jitter=0.1, 
                     record = render_part(pairs[start:start + PART], file, f"synth-{name}-{seed}", start, seen, renderer, bar)
                     finish(out, k, {"input": arguments, **record}, [])
             all_ranks(world)
-            records = [json.loads((out / ".done" / f"{k:05d}.json").read_text()) for k, _ in parts]
+            records = [record_of(out, k) for k, _ in parts]
             for key, digest in (pair for record in records for pair in record["images"]):
                 images.setdefault(tuple(key), []).append(digest)
                 if name == "test":
@@ -166,7 +165,6 @@ def render_part(pairs, path, name, first, seen, renderer, bar):
 
     name, first: the ids are NAME-FIRST and on. Returns {"written": count, "images": [[domain, source], digest] of each}.
     """
-    from corpus import Writer
     writer, ahead, images = Writer(path), deque(), []
     for i in range(len(pairs) + WINDOW):
         if i < len(pairs):

@@ -9,9 +9,10 @@ training pairs of what they do.
 from functools import wraps
 from xml.parsers import expat
 
+from defects_chem import CHEM, smiles
 from defects_latex import LATEX, latex
 from defects_markup import SVG, WEB, html, svg
-from defects_python import CHART, CHEM, python, smiles
+from defects_python import CHART, python
 
 UNPARSED = (SyntaxError, ValueError, RecursionError, MemoryError, AssertionError, expat.ExpatError)  # html.parser asserts
 

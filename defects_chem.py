@@ -3,8 +3,8 @@ import ast
 import re
 from types import SimpleNamespace
 
-from defects_python import (added, calls, given, inner, misspelt_attribute, missing_import, name_of, numbers, numbers_in,
-                            python, rescaled, source, unclosed_bracket)
+from defects_python import (added, calls, given, inner, misspelt_attribute, missing_import, name_of, numbers,
+                            numbers_in, python, rescaled, source, unclosed_bracket)
 
 SMILES = re.compile(r"\[[^\]]*\]|Br|Cl|[BCNOPSFIbcnops]|%\d\d|[-=#$:/\\.()~\d]")
 READERS = {"MolFromSmiles", "loadMolecule", "loadSmarts", "loadQueryMolecule", "MolFromSmarts"}

@@ -40,9 +40,9 @@ def python(code):
 
 PLOTS = set("""plot scatter bar barh hist fill_between errorbar step stem pie boxplot violinplot stackplot fill semilogy
     semilogx loglog contour contourf imshow pcolormesh pcolor hexbin hist2d tripcolor tricontour tricontourf
-    plot_surface plot_wireframe plot_trisurf bar3d quiver streamplot barbs eventplot axhline axvline axvspan axhspan add_patch
-    add_artist add_collection add_line text annotate table broken_barh matshow plot_date polar bar_label arrow hlines
-    vlines fill_betweenx colorbar""".split())
+    plot_surface plot_wireframe plot_trisurf bar3d quiver streamplot barbs eventplot axhline axvline axvspan axhspan
+    add_patch add_artist add_collection add_line text annotate table broken_barh matshow plot_date polar bar_label arrow
+    hlines vlines fill_betweenx colorbar""".split())
 MAPPED = set("""imshow contourf contour pcolormesh pcolor hexbin hist2d tripcolor tricontourf plot_surface plot_trisurf
     matshow""".split())
 TEXTS = set("""set_title set_xlabel set_ylabel set_zlabel title suptitle xlabel ylabel text annotate legend figtext

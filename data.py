@@ -433,6 +433,8 @@ def main():
         args.run(args)
     except BrokenPipeError:  # `data.py stats DIR | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on where it stopped.")
     except OSError as e:  # no permission, disk full
         where = e.filename or getattr(args, "out", None) or args.path
         sys.exit(f"error: {e.strerror}: {where}. Nothing half-written was left under the final names.")

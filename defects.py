@@ -14,7 +14,8 @@ from defects_latex import LATEX, latex
 from defects_markup import SVG, WEB, html, svg
 from defects_python import CHART, python
 
-UNPARSED = (SyntaxError, ValueError, RecursionError, MemoryError, AssertionError, expat.ExpatError)  # html.parser asserts
+# What parsers and operators raise; html.parser asserts, a number of 400 digits overflows
+UNPARSED = (SyntaxError, ValueError, RecursionError, MemoryError, AssertionError, OverflowError, expat.ExpatError)
 
 
 def one_line(text, length):
@@ -67,7 +68,8 @@ def mutate(rng, domain, code, n=1, failing=False):
     Fewer where fewer apply. failing: the last of them is one of FAILING; else none is.
     """
     names, changes = [], []
-    plain, broken = ([o for o in OPERATORS.get(domain, ()) if (o.__name__ in FAILING) == kind] for kind in (False, True))
+    of = lambda kind: [o for o in OPERATORS.get(domain, ()) if (o.__name__ in FAILING) == kind]
+    plain, broken = of(False), of(True)
     for wanted, group in ((n - failing, plain), (int(failing), broken)):
         for apply in rng.sample(group, len(group)):
             if wanted and (found := apply(rng, code)):

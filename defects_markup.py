@@ -60,7 +60,7 @@ def declarations(code, start, end):
     Those of :hover, print and keyframes are left out: no picture shows them.
     """
     css, found = code[start:end], []
-    starts = [0] + [m.end() for m in re.finditer("\n", css)]
+    starts = [0] + [m.end() for m in re.finditer("\r\n|[\n\r\f]", css)]  # as CSS counts lines
     place = lambda node: start + starts[node.source_line - 1] + node.source_column - 1
 
     def tokens(values):

@@ -8,6 +8,7 @@ interruption. The rows that a command rejects are put together in OUT/rejects.js
 """
 import json
 import os
+import signal
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -114,11 +115,17 @@ def all_ranks(world):
         dist.barrier()
 
 
+def start_worker():
+    """What a reading process does first. Ctrl-C reaches the whole terminal: it ends silently, the main one speaks."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, lambda *_: os._exit(1))
+
+
 def processes(count, workers):
     """A pool of `workers` processes (None: one per core), at most `count`, that read lean and end with this one."""
     os.environ.update(LEAN)
     workers = max(1, min(workers or os.cpu_count() or 1, count))
-    return ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent)
+    return ProcessPoolExecutor(workers, get_context("spawn"), start_worker)
 
 
 def over_files(work, files, workers=None):

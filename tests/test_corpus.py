@@ -4,6 +4,9 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -195,6 +198,40 @@ def test_a_killed_process_is_one_line(tmp_path):
     assert "a process was killed" in line and "goes on" in line
 
 
+SLEEPER = """
+import sys, time
+from pathlib import Path
+import data, parts
+
+def work(path, number):
+    (path.parent / f"begun-{number}").touch()
+    time.sleep(60)
+
+def main():
+    here = Path(sys.argv[1])
+    parts.in_processes(work, [(here / "in.parquet", n) for n in range(4)], 2, here / "out", "sleep")
+
+if __name__ == "__main__":
+    data.sys.argv = ["data.py", "stats", "x"]
+    import view
+    view.stats = lambda path: main()
+    data.main()
+"""
+
+
+def test_ctrl_c_is_one_line(tmp_path):
+    """Of the main process alone, at once, though two jobs run and two wait."""
+    (tmp_path / "sleeper.py").write_text(SLEEPER.replace("sys.argv[1]", repr(str(tmp_path))))
+    process = subprocess.Popen([sys.executable, tmp_path / "sleeper.py"], env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while len(list(tmp_path.glob("begun-*"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    *progress, last = process.communicate(timeout=20)[1].strip().splitlines()
+    assert process.returncode == 1 and last == "interrupted: the same command goes on where it stopped."
+    assert not any("Traceback" in line for line in progress)
+
+
 @pytest.mark.parametrize("form", ["trl", "easyr1"])
 def test_export_and_import_are_inverse(tmp_path, samples, form):
     for part, some in enumerate((samples[:20], samples[20:])):
@@ -263,8 +300,6 @@ def test_inputs_that_are_not_there_are_one_line(tmp_path, name, words):
 
 def test_two_processes_do_the_work_of_one(tmp_path):
     """torchrun: each rank takes its share of the files, rank 0 reports once, the result is that of one process."""
-    import subprocess
-    import sys
     for k in range(3):
         write_released(tmp_path / f"{k}.parquet", [released(seed=100 * k + i) for i in range(30)] + [released(image=b"")])
     files = [str(tmp_path / f"{k}.parquet") for k in range(3)]

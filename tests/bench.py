@@ -36,7 +36,8 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 from attacks import Field, descendants, table  # noqa: E402
-from render import Renderer, available, find_chromium  # noqa: E402
+from chromium import find_chromium  # noqa: E402
+from render import Renderer, available  # noqa: E402
 
 CHART = """import numpy as np
 import matplotlib.pyplot as plt
@@ -395,7 +396,7 @@ def hours(args):
         of = lambda seconds: " / ".join(f"{seconds / 3600 / gpus:.1f}" for gpus in (1, 8, 64))
         rollouts = of(42e3 * 8 * 1000 / rate) if rate else "rate not measured"
         print(f"| {name} | {pair / 1e12:.0f} | {of(1.6e6 * pair / (SFT_MFU * peak))} | {rollouts} | {of(42e3 * group / (VIRL_MFU * peak))} |")
-    seconds = np.dot(MIXTURE, 1 / np.array((6.2, 18.1, 278.8, 8.0, 38.3)))  # README's table: renders a CPU-second of chart, page, SVG, TikZ, molecule
+    seconds = np.dot(MIXTURE, 1 / np.array((6.2, 18.1, 278.8, 8.0, 38.3)))  # docs/sandbox.md: renders a CPU-second of chart, page, SVG, TikZ, molecule
     print(f"rendering: {1e3 * seconds:.0f} CPU-ms a program, {42e3 * 8 * seconds / 3600:.1f} CPU-hours for all; scoring at 52 CPU-ms a pair {42e3 * 8 * 0.052 / 3600:.1f}")
 
 

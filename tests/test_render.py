@@ -17,7 +17,7 @@ from skimage.metrics import structural_similarity
 
 import attacks
 import data
-import render
+import sandbox
 from attacks import GOOD
 from render import Renderer, available
 from reward import extract_code
@@ -162,7 +162,7 @@ def test_the_judge_can_see_red(attacked, field, language):
     assert attacks.is_red(attacked.submit(language, code, (64, 64)).result().image)
 
 
-@pytest.mark.skipif("bwrap" not in render.confinement(), reason="the degraded mode has its own table (README)")
+@pytest.mark.skipif("bwrap" not in sandbox.confinement(), reason="the degraded mode has its own table (docs/sandbox.md)")
 @pytest.mark.parametrize("attack", attacks.table(), ids=lambda a: f"{a.language}-{a.group}-{a.name}".replace(" ", "_"))
 def test_attack_is_stopped(attacked, field, attack):
     if attack.language not in LANGUAGES:
@@ -184,9 +184,9 @@ def test_tame_attacks_succeed_where_nothing_confines(language):
     assert not harmless
 
 
-def test_the_readme_names_every_attack():
-    readme = (ROOT / "README.md").read_text()
-    assert not [a.name for a in attacks.table() if a.name not in readme]
+def test_the_document_names_every_attack():
+    document = (ROOT / "docs" / "sandbox.md").read_text()
+    assert not [a.name for a in attacks.table() if a.name not in document]
 
 
 # -------------------------------------------------------------------------------------------------------------- deadlines
@@ -211,7 +211,7 @@ def servers():
             line = open(f"/proc/{pid}/cmdline", "rb").read()
         except OSError:
             continue
-        if b"render.py\0--serve" in line or b"chromium-headless-shell" in line:
+        if b"server.py\0{" in line or b"chromium-headless-shell" in line:
             found.append(pid)
     return found
 
@@ -336,7 +336,7 @@ def test_importing_starts_nothing():
 
 
 def test_refused_where_it_cannot_be_confined(monkeypatch):
-    monkeypatch.setattr(render, "confinement", lambda: "none")
+    monkeypatch.setattr(sandbox, "confinement", lambda: "none")
     with Renderer(workers=1) as renderer:
         for language in ("python", "html", "latex"):
             with pytest.raises(RuntimeError, match="--unsafe-render"):

@@ -154,9 +154,10 @@ def test_splits_that_are_there_already(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("change, reason", [
-    ({"user_content": 5}, "instruction or answer is no text"), ({"assistant_content": [{"type": "text", "text": None}]}, "answer without one"),
-    ({"image": "cG5n"}, "image column holds no bytes"), ({"image": {"path": "a.png"}}, "no image"), ({"language": "Klingon"}, "unknown language"),
-    ({"domain": 3}, "unknown domain"), ({"id": 7}, ""), ({"width": "wide"}, ""), ({"render": True}, ""), ({"source": None}, "")])
+    ({"user_content": 5}, "instruction or answer is no text"), ({"image": "cG5n"}, "image column holds no bytes"),
+    ({"assistant_content": [{"type": "text", "text": None}]}, "answer without one"), ({"image": {"path": "a.png"}}, "no image"),
+    ({"language": "Klingon"}, "unknown language"), ({"domain": 3}, "unknown domain"),
+    ({"id": 7}, ""), ({"width": "wide"}, ""), ({"render": True}, ""), ({"source": None}, "")])
 def test_a_row_of_any_kind_is_kept_or_rejected(tmp_path, change, reason):
     """A column of another type, or one that means something else to its author, never ends the import."""
     good = [released(seed=i) for i in range(3)]
@@ -167,8 +168,9 @@ def test_a_row_of_any_kind_is_kept_or_rejected(tmp_path, change, reason):
     assert [r["reason"].startswith(reason) for r in rejects(tmp_path / "out" / "sft")] == [True] * bool(reason)
 
 
-@pytest.mark.parametrize("messages", [None, "text", ["user", "assistant"], [{"content": "x"}], [{"role": "user", "content": "x"}, {"role": "assistant", "content": 3}],
-                                      [{"role": "user", "content": ["x"]}, {"role": "assistant", "content": "y"}]])
+@pytest.mark.parametrize("messages", [
+    None, "text", ["user", "assistant"], [{"content": "x"}], [{"role": "user", "content": "x"}, {"role": "assistant", "content": 3}],
+    [{"role": "user", "content": ["x"]}, {"role": "assistant", "content": "y"}]])
 def test_what_is_no_conversation_has_a_reason(messages):
     with pytest.raises(ValueError, match="messages are not one user and one assistant turn|is no text"):
         corpus.sample_of({"messages": messages, "images": [b"x"]})
@@ -178,7 +180,8 @@ def test_a_foreign_directory_is_one_line_for_the_commands_that_want_ours(tmp_pat
     import curate
     import dedupe
     write_released(tmp_path / "in" / "sft" / "a.parquet", [{"text": "x", "picture": b"y"}])
-    for work in (lambda: curate.filter_samples(tmp_path / "in", tmp_path / "out", 99, workers=1), lambda: corpus.export(tmp_path / "in" / "sft", "trl", tmp_path / "out", 1)):
+    for work in (lambda: curate.filter_samples(tmp_path / "in", tmp_path / "out", 99, workers=1),
+                 lambda: corpus.export(tmp_path / "in" / "sft", "trl", tmp_path / "out", 1)):
         assert "row 0" in (line := refused(work)) and "unknown columns: picture, text" in line and "data.py import" in line
     assert "has no column user_content" in refused(dedupe.dedupe, tmp_path / "in", tmp_path / "out", workers=1)
     write_released(tmp_path / "empty.parquet", [released()])
@@ -222,7 +225,8 @@ if __name__ == "__main__":
 def test_ctrl_c_is_one_line(tmp_path):
     """Of the main process alone, at once, though two jobs run and two wait."""
     (tmp_path / "sleeper.py").write_text(SLEEPER.replace("sys.argv[1]", repr(str(tmp_path))))
-    process = subprocess.Popen([sys.executable, tmp_path / "sleeper.py"], env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen([sys.executable, tmp_path / "sleeper.py"], env={**os.environ, "PYTHONPATH": str(ROOT)},
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)
     while len(list(tmp_path.glob("begun-*"))) < 2:
         assert process.poll() is None
         time.sleep(0.05)

@@ -154,9 +154,11 @@ DIGITS = "9" * 400  # more than a float holds
 
 
 @pytest.mark.parametrize("domain, code", [
-    ("chart", f"ax.bar([1, 2, {DIGITS}], [1e999, 2, 3], width={DIGITS}, alpha=1e999)"), ("chem", f"Draw.MolToImage(Chem.MolFromSmiles('CC'), size=({DIGITS}, 1e999))"),
-    ("svg", f'<svg viewBox="0 0 {DIGITS} 1e999"><path d="M{DIGITS} 1e999"/></svg>'), ("web", "<style>a {\fcolor: red;\r margin: 1px }</style>\r<a>x</a>"),
-    ("web", "<![x[ <p>y</p>"), ("latex", f"\\begin{{tikzpicture}}[scale={DIGITS}]\\draw ({DIGITS},0) -- (1,{DIGITS});\\end{{tikzpicture}} ${DIGITS}$"),
+    ("chart", f"ax.bar([1, 2, {DIGITS}], [1e999, 2, 3], width={DIGITS}, alpha=1e999)"),
+    ("chem", f"Draw.MolToImage(Chem.MolFromSmiles('CC'), size=({DIGITS}, 1e999))"),
+    ("svg", f'<svg viewBox="0 0 {DIGITS} 1e999"><path d="M{DIGITS} 1e999"/></svg>'), ("web", "<![x[ <p>y</p>"),
+    ("web", "<style>a {\fcolor: red;\r margin: 1px }</style>\r<a>x</a>"),
+    ("latex", f"\\begin{{tikzpicture}}[scale={DIGITS}]\\draw ({DIGITS},0) -- (1,{DIGITS});\\end{{tikzpicture}} ${DIGITS}$"),
     *((domain, code) for domain in PROGRAMS for code in ("", "\0", "\r", "[", "<", "\\"))])
 def test_odd_programs_are_no_accident(domain, code):
     """They become another program or none, without an exception."""

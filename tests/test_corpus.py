@@ -81,6 +81,9 @@ def test_a_folder_of_programs(tmp_path):
     assert np.asarray(Image.open(io.BytesIO(found["deep/9.svg"].image))).mean() < 250
     assert sorted((r["id"], r["reason"]) for r in rejects(tmp_path / "out")) == [
         ("broken.svg", "no image, and the program does not run (error)"), ("foreign.svg", "not UTF-8")]
+    (folder / "deep" / "4.svg").write_text((folder / "deep" / "5.svg").read_text().replace("/>", " />"))  # a change deep in it is seen
+    corpus.import_files([folder], tmp_path / "out")
+    assert " />" in kept(tmp_path / "out")["deep/4.svg"].answer
 
 
 def test_an_interrupted_import_goes_on_and_reads_nothing_twice(tmp_path, monkeypatch):

@@ -256,7 +256,7 @@ def score_tokens(policy, groups):
     if not policy.recurrent and max(len(g.prompt.input_ids) + sum(len(r.token_ids) for r in g.rollouts) for g in groups) <= SHARED:
         return policy([group.prompt.branch([r.token_ids for r in group.rollouts]) for group in groups])
     rows = [group.prompt.extend(r.token_ids) for group in groups for r in group.rollouts]
-    return policy(rows, images=[p for p, group in enumerate(groups) for _ in group.rollouts], packed=not policy.recurrent)
+    return policy(rows, images=[p for p, group in enumerate(groups) for _ in group.rollouts])
 
 
 def write_progress(out, step, groups, shown=6):

@@ -53,7 +53,7 @@ from reward import WEIGHTS, extract_code, reward_named, score_group, scorers
 # ------------------------------------------------------------------------------------------------------------ arguments
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
 parser.add_argument("--model", default="out/sft", help="model directory or hub id to start from")
-parser.add_argument("--data", default="out/data/rl", help="directory of parquet files with target images; code, where there is some, tells the texts alone")
+parser.add_argument("--data", default="out/data/rl", help="directory of parquet files with target images; code, where there is some, only tells the texts")
 parser.add_argument("--out", default="out/virl", help="directory to write")
 parser.add_argument("--steps", type=int, default=144, help="rollout phases")
 parser.add_argument("--max-seconds", type=float, default=0, help="stop after this much training time (0: by steps)")
@@ -81,8 +81,8 @@ parser.add_argument("--clip", type=float, default=1.0, help="gradient norm limit
 parser.add_argument("--render-workers", type=int, default=0, help="renderer workers of this process (0: cores / processes)")
 parser.add_argument("--render-timeout", type=float, default=10.0, help="seconds per program")
 parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
-parser.add_argument("--eval-data", default="", help="held-out samples for the in-loop evaluation (default: taken from DATA, at most a tenth, and never trained on)")
-parser.add_argument("--eval-every", type=int, default=36, help="steps between greedy answers to held-out samples that are rendered and scored; the best policy stays in OUT/best (0: never)")
+parser.add_argument("--eval-data", default="", help="held-out samples for the in-loop evaluation (default: a tenth of DATA at most, not trained on)")
+parser.add_argument("--eval-every", type=int, default=36, help="steps between greedy answers to held-out samples, rendered and scored; the best policy stays in OUT/best (0: never)")
 parser.add_argument("--eval-samples", type=int, default=64, help="samples that are answered then")
 parser.add_argument("--save-every", type=int, default=50, help="steps between resumable states")
 parser.add_argument("--sample-every", type=int, default=25, help="steps between entries of OUT/progress.html")
@@ -229,17 +229,19 @@ def roll_out(policy, groups, renderer, pool, judges, args, timing):
     torch.set_num_threads(max(1, threads - 1))  # two renderers and two decoding threads on two cores hinder each other
     seeds = [[rollout_seed(args.seed, group.number, group.sample.id, g) for g in range(args.group)] for group in groups]
     try:
-        generate(policy, [group.prompt for group in groups], args.group, args.max_new_tokens, args.temperature, seeds, args.slots, on_finish, timing=timing)
+        prompts = [group.prompt for group in groups]
+        generate(policy, prompts, args.group, args.max_new_tokens, args.temperature, seeds, args.slots, on_finish, timing=timing)
     except ValueError as e:  # the cache of a single rollout does not fit the memory
         raise SystemExit(f"error: {e}.") from None
     torch.set_num_threads(threads)
 
 
 def collect(policy, prompts, position, renderer, pool, judges, args, timing):
-    """This rank's share of one step's groups, and the number of prompts that all ranks have used: those of `prompts` from `position` on, by the rank
-    in turn; with --refill more of them until enough groups of all ranks have a spread.
+    """The rollouts of one step: of `prompts` from `position` on each rank takes its own in turn, with --refill further ones until
+    enough groups of all ranks have a spread.
 
-    Raises SystemExit where log-probabilities are not finite. Collective.
+    Returns (this rank's list of Group, number of prompts that all ranks together have used). Raises SystemExit where
+    log-probabilities are not finite. Collective.
     """
     (rank, world), groups, used, missing = P.world(), [], 0, args.prompts
     for _ in range(1 + args.refill):
@@ -248,8 +250,9 @@ def collect(policy, prompts, position, renderer, pool, judges, args, timing):
         roll_out(policy, fresh, renderer, pool, judges, args, timing)
         groups, used = groups + fresh, used + missing
         if P.all_max(any(not math.isfinite(sum(r.logprobs)) for group in fresh for r in group.rollouts), policy.device):
-            raise SystemExit(f"error: the log-probabilities of the rollouts are not finite: an earlier update has broken the weights. Lower --lr and --matrix-lr "
-                             f"and start anew from --model, or from an older state: remove the newer ones in {Path(args.out) / 'state'}, then --resume.")
+            raise SystemExit(f"error: the log-probabilities of the rollouts are not finite: an earlier update has broken the weights. "
+                             f"Lower --lr and --matrix-lr and start anew from --model, or from an older state: remove the newer ones "
+                             f"in {Path(args.out) / 'state'}, then --resume.")
         if args.refill:
             timing["reward_wait"] += sum(group.settle(args.advantage) for group in fresh)
             missing = args.prompts - int(P.all_sum(sum(group.kept for group in groups), policy.device))
@@ -523,7 +526,8 @@ def main():
                           seconds_rollout=rolled_out - started - waited, seconds_update=ended - rolled_out - (timing["reward_wait"] - waited),
                           rollout_tokens_per_second=record["length"] * record["rollouts"] / (rolled_out - started),
                           occupancy=timing["busy"] / max(1, timing["slots"]), memory_gb=P.all_max(P.memory_used(device), device) / 1e9,
-                          loss=loss, grad_norm=norm, skipped=skipped, lr=optimizers[0].param_groups[0]["lr"], position=position, confinement=renderer.confinement)
+                          loss=loss, grad_norm=norm, skipped=skipped, lr=optimizers[0].param_groups[0]["lr"], position=position,
+                          confinement=renderer.confinement)
             write_rollouts(out / "rollouts" / f"step_{step}{'' if world == 1 else f'.rank{rank}'}.jsonl", groups)
             if held_out and (step % args.eval_every == 0 or step == args.steps):
                 record.update({f"held_out_{k}": v for k, v in greedy_scores(policy, held_out, renderer, args.max_new_tokens).items()})
@@ -531,13 +535,15 @@ def main():
                     best = record["held_out_outside"]
                     P.save_policy(policy, out / "best")
                     if main_rank:
-                        (out / "best" / "best.json").write_text(json.dumps({k: v for k, v in record.items() if k == "step" or k.startswith("held_out")}))
+                        known = {k: v for k, v in record.items() if k == "step" or k.startswith("held_out")}
+                        (out / "best" / "best.json").write_text(json.dumps(known))
             if main_rank:
                 with open(out / "metrics.jsonl", "a") as f:
                     f.write(json.dumps(record) + "\n")
                 if step % args.sample_every == 0 or step == 1:
                     write_progress(out, step, groups)
-                bar.set_postfix(step=step, reward=f"{record['reward'] or 0:.3f}", run=f"{record['execution'] or 0:.2f}", kept=f"{record['kept']:.2f}", refresh=False)
+                bar.set_postfix(step=step, reward=f"{record['reward'] or 0:.3f}", run=f"{record['execution'] or 0:.2f}",
+                                kept=f"{record['kept']:.2f}", refresh=False)
                 bar.update((min(elapsed, args.max_seconds) if args.max_seconds else step) - bar.n)
             if bad_in_a_row >= 3:
                 P.save_state(out, step, policy, optimizers, state())

@@ -47,7 +47,7 @@ def read_files(root, wanted):
                 return {name: archive.read(name) for name in archive.namelist() if visible(name)}
         with tarfile.open(root) as archive:
             return {m.name: archive.extractfile(m).read() for m in archive if m.isfile() and visible(m.name)}
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as e:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, RuntimeError, zlib.error) as e:  # RuntimeError: encrypted
         raise SystemExit(f"error: {root} is no readable archive ({str(e).splitlines()[0].strip(':')}). Is its download complete?") from None
 
 
@@ -137,7 +137,7 @@ def unisvg(root):
         rows = [(r["image_path"], r["q_text"], r["a_text"]) for r in rows if r["type"] == "ISVGEN"]
     except FileNotFoundError:
         return
-    except (ValueError, TypeError, KeyError) as e:
+    except (ValueError, TypeError, KeyError, RecursionError) as e:
         raise SystemExit(f"error: {table} is not UniSVG's list of objects with type, image_path, q_text, a_text ({type(e).__name__}: {e}).") from None
     folder, names = table.parent, {str(path) for path, _, _ in rows}
     if (folder / "png").is_dir():  # looked up by name: the folder holds the pictures of all 525,000 rows
@@ -172,7 +172,7 @@ def plot2code(root):
             try:
                 row = json.loads(line)
                 name, code = str(row["file_name"]), str(row["code"])
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 name, code = f"line {i + 1}", ""
             file = table.parent / name
             image = file.read_bytes() if code and file.is_file() else b""

@@ -75,6 +75,13 @@ def read_predictions(files, known):
     return found, aside
 
 
+def listed(counts):
+    """A Counter as text: "2 broken lines, 1 unknown ids"."""
+    return ", ".join(f"{n} {what}" for what, n in counts.items())
+
+
+# ------------------------------------------------------------------------------------------------------------- generating
+
 def load_model(path):
     """The whole policy on this process's device: evaluation shares nothing between processes."""
     import torch
@@ -99,9 +106,10 @@ def ask(policy, samples, group, max_new_tokens, temperature, seeds, slots, top_p
     examples, unusable = {}, {}
     for i, s in enumerate(samples):
         try:
-            examples[i] = policy.encode(s.prompt, data.open_image(s))
-            if examples[i].prompt_length + max_new_tokens > policy.context:
-                raise ValueError(f"{examples.pop(i).prompt_length} tokens and --max-new-tokens exceed the context of {policy.context}")
+            example = policy.encode(s.prompt, data.open_image(s))
+            if example.prompt_length + max_new_tokens > policy.context:
+                raise ValueError(f"{example.prompt_length} tokens and --max-new-tokens exceed the context of {policy.context}")
+            examples[i] = example
         except ValueError as e:
             unusable[i] = e
             for k in range(group):
@@ -109,7 +117,8 @@ def ask(policy, samples, group, max_new_tokens, temperature, seeds, slots, top_p
     asked = list(examples)
     finish = lambda r: on_answer(asked[r.example], r.sample, {"response": r.text, "finish": r.finish, "tokens": len(r.token_ids)})
     try:
-        generate(policy, list(examples.values()), group, max_new_tokens, temperature, [seeds[i] for i in asked], slots, finish, top_p=top_p)
+        generate(policy, list(examples.values()), group, max_new_tokens, temperature, [seeds[i] for i in asked], slots, finish,
+                 top_p=top_p)
     except ValueError as e:  # the cache of a single answer does not fit the memory
         raise SystemExit(f"error: {e}.") from None
     return unusable
@@ -189,7 +198,9 @@ def held_out(path, limit, benchmark=None):
     """
     samples, aside, seen = [], Counter(), set()
     for s in benchmarks.load(benchmark, path) if benchmark else data.read_samples(path):
-        why = "no id" if not s.id else "duplicate id" if s.id in seen else "unknown language" if s.language not in data.LANGUAGES else ""
+        why = "no id" if not s.id else "duplicate id" if s.id in seen else ""
+        if s.language not in data.LANGUAGES:
+            why = why or "unknown language"
         try:
             s.width, s.height = data.open_image(s).size
         except ValueError:
@@ -200,7 +211,7 @@ def held_out(path, limit, benchmark=None):
         else:
             samples.append(s)
     if aside and os.environ.get("RANK", "0") == "0":
-        print(f"{path}: {sum(aside.values())} samples set aside ({', '.join(f'{n} {why}' for why, n in aside.items())})")
+        print(f"{path}: {sum(aside.values())} samples set aside ({listed(aside)})")
     if not samples:
         raise SystemExit(f"error: {path} has no usable sample. Where ids or languages are missing, `python data.py import` adds them.")
     if 0 < limit < len(samples):
@@ -214,11 +225,11 @@ def unavailable(samples, unsafe):
 
 
 def score_file(args, samples, file):
-    """Score one file of predictions into OUT; the run. Raises SystemExit with one line where there is nothing to score, or no way."""
+    """Score one file of predictions into OUT; the run. Raises SystemExit with one line where there is nothing to score, or no way to."""
     out, started = Path(args.out), time.perf_counter()
     found, aside = read_predictions([file], {s.id for s in samples})
     if not found:
-        raise SystemExit(f"error: {file} holds no prediction for {args.data} ({', '.join(f'{n} {w}' for w, n in aside.items()) or 'it is empty'})"
+        raise SystemExit(f"error: {file} holds no prediction for {args.data} ({listed(aside) or 'it is empty'})"
                          '. A line is {"id": ..., "mode": "greedy" or "t1", "k": 0, "response": ...}.')
     absent = unavailable(samples, args.unsafe_render)
     for language, why in absent.items():
@@ -235,7 +246,7 @@ def score_file(args, samples, file):
         raise SystemExit(f"error: {e}") from None
     status = Counter(row["status"] for row in rows)
     aside["items without prediction, in no mean"] = len(samples) - len({key[0] for key in found})
-    counts = (f"{len(found)} predictions for {len(samples)} items: {', '.join(f'{n} {s}' for s, n in status.most_common())}"
+    counts = (f"{len(found)} predictions for {len(samples)} items: {listed(dict(status.most_common()))}"
               + "".join(f"; {n} {what}" for what, n in aside.items() if n))
     scores = {"label": args.label or out.name, "model": args.model, "data": args.data, "benchmark": args.benchmark, "counts": counts,
               "status": status, "aside": aside, "confinement": confinement, "seconds": round(time.perf_counter() - started, 1)}
@@ -271,16 +282,22 @@ def conclude(runs, out, note, training):
     print(f"\nwrote {out / 'report.html'}" + (f" and {out / 'results.png'}" if len(runs) > 1 else ""))
 
 
+MAKE = ("model", "data", "top_p", "max_new_tokens", "seed")  # the arguments that predictions of one file share
+
+
 def begin(args, out):
-    """Note in OUT how its predictions are made. Raises SystemExit with one line where it holds some, unless --resume goes on with them."""
-    record = out / "run.json"
-    earlier = [f for f in (out / "predictions.jsonl", *sorted(out.glob("predictions.rank*.jsonl"))) if f.exists() and f.stat().st_size]
+    """Note in OUT how its predictions are made.
+
+    Raises SystemExit with one line where it holds some, unless --resume goes on with them and they are made alike.
+    """
+    record, files = out / "run.json", [out / "predictions.jsonl", *sorted(out.glob("predictions.rank*.jsonl"))]
+    earlier = [f for f in files if f.exists() and f.stat().st_size]
     if earlier and not args.resume:
         raise SystemExit(f"error: {earlier[0]} exists: --resume goes on with it; or give another --out.")
     if earlier and record.exists():
         try:
             before = json.loads(record.read_text())
-            changed = [f"{k} was {before[k]}" for k in ("model", "data", "top_p", "max_new_tokens", "seed") if before[k] != vars(args)[k]]
+            changed = [f"{k} was {before[k]}" for k in MAKE if before[k] != vars(args)[k]]
         except (ValueError, TypeError, KeyError):
             raise SystemExit(f"error: {record} is damaged, so how {earlier[0]} was made is unknown: give another --out.") from None
         if changed:
@@ -291,15 +308,17 @@ def begin(args, out):
 def generate_and_search(args, samples, out, rank, world):
     """Write OUT/predictions.jsonl: what the model answers, and what search.py chooses where that is asked for."""
     load = functools.cache(lambda: load_model(args.model))
-    predict(load, samples, out, max(args.samples, args.best_of - 1), args.max_new_tokens, args.seed, args.slots, rank, world, args.top_p)
+    n_samples = max(args.samples, args.best_of - 1)
+    predict(load, samples, out, n_samples, args.max_new_tokens, args.seed, args.slots, rank, world, args.top_p)
     if args.best_of > 1 or args.refine:
         from search import judging, search
         absent, workers = unavailable(samples, args.unsafe_render), args.workers or max(1, len(os.sched_getaffinity(0)) // world)
-        search(load, lambda: judging(workers, args.render_timeout, args.unsafe_render), [s for s in samples if s.language not in absent], out,
-               args.best_of, args.refine, args.proposals, args.max_new_tokens, args.seed, args.slots, rank, world, args.top_p)
+        if samples := [s for s in samples if s.language not in absent]:
+            search(load, lambda: judging(workers, args.render_timeout, args.unsafe_render), samples, out, args.best_of, args.refine,
+                   args.proposals, args.max_new_tokens, args.seed, args.slots, rank, world, args.top_p)
 
 
-# What the flags of one use would mean in another, nothing, is an error: {flag: the uses it has a meaning in}.
+# {flag: the uses in which it has a meaning}; given in another it is an error.
 MODEL, FILE, COMPARE, IMAGE = "--model", "--predictions", "--compare", "--image"
 USES = {**dict.fromkeys(("best_of", "refine", "proposals", "top_p", "max_new_tokens", "slots", "seed"), (MODEL, IMAGE)),
         **dict.fromkeys(("workers", "render_timeout", "unsafe_render"), (MODEL, FILE, IMAGE)),
@@ -344,13 +363,14 @@ def arguments():
     use = IMAGE if args.image else MODEL if args.model else FILE if args.predictions else COMPARE
     if args.image and not args.model:
         raise SystemExit("error: --image needs --model.")
-    if idle := [f"--{k.replace('_', '-')}" for k, uses in USES.items() if use not in uses and vars(args)[k] != parser.get_default(k)]:
-        raise SystemExit(f"error: with {use} there is no meaning to {', '.join(idle)}.")
+    if idle := [k for k, uses in USES.items() if use not in uses and vars(args)[k] != parser.get_default(k)]:
+        raise SystemExit(f"error: with {use} there is no meaning to --{', --'.join(idle).replace('_', '-')}.")
     args.data = args.data or (benchmarks.BENCHMARKS[args.benchmark].hub if args.benchmark else None)
     if use != IMAGE and not (args.out and (args.data or use == COMPARE)):
         raise SystemExit("error: --compare needs --out; --model and --predictions need --data and --out.")
     if min(args.samples, args.limit, args.refine) < 0 or min(args.max_new_tokens, args.slots, args.best_of, args.proposals) < 1:
-        raise SystemExit("error: --samples, --limit and --refine cannot be negative; --max-new-tokens, --slots, --best-of and --proposals are at least 1.")
+        raise SystemExit("error: --samples, --limit and --refine cannot be negative; --max-new-tokens, --slots, --best-of and "
+                         "--proposals are at least 1.")
     if not 0 < args.top_p <= 1 or not args.render_timeout > 0 or args.workers is not None and args.workers < 1:
         raise SystemExit("error: --top-p lies above 0 and is at most 1; --render-timeout lies above 0; --workers is at least 1.")
     domain.check_encoders(args.encoders)
@@ -363,7 +383,8 @@ def main():
 
     def stop(number, frame):
         if rank == 0:
-            print("\ninterrupted" + (f": finished answers are in {args.out}; the same command with --resume goes on" if args.model and args.data else ""))
+            goes_on = f": finished answers are in {args.out}; the same command with --resume goes on"
+            print("\ninterrupted" + (goes_on if args.model and args.data else ""))
         raise SystemExit(128 + number)
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -107,12 +107,16 @@ class Candidate:
     drawn_by: tuple = None  # (code or None, (width, height)) of that picture; None: no program draws it
 
 
-def baseline_answers(samples):
-    """[{baseline: Candidate}] per Sample; for `other` the sample's id is the seed of the lot."""
-    alike, answers = defaultdict(list), []
+def baselines_of(samples):
+    """A function of a Sample among `samples` -> {baseline: Candidate}; made one by one, since they hold pictures.
+
+    For `other` the sample's id is the seed of the lot.
+    """
+    alike = defaultdict(list)
     for s in samples:
         alike[s.language, s.domain].append(s)
-    for s in samples:
+
+    def of(s):
         blank = Render(np.full((s.height, s.width, 3), 255, np.uint8), "ok")
         mine = {"blank": Candidate(data.fenced(s.language, "blank"), picture=blank)}
         if others := [o for o in alike[s.language, s.domain] if o.image != s.image]:
@@ -122,8 +126,9 @@ def baseline_answers(samples):
             mine["other"] = Candidate(other.answer or data.fenced(s.language, "other"), picture=picture, drawn_by=drawn_by)
         if s.task == "refine" and (code := code_of(s.prompt, s.language)) is not None:
             mine["copy"] = Candidate(data.fenced(s.language, code))
-        answers.append(mine)
-    return answers
+        return mine
+
+    return of
 
 
 def known_baselines(samples, out, slow=False, encoders=()):
@@ -157,7 +162,9 @@ class Scorer:
         self.turn = Lock()  # the encoders exist once, in this process
 
     def item(self, number, sample, asked, baselines):
-        """Rows of the predictions [(mode, k, object)] for Sample `number` and of its baselines {name: Candidate}."""
+        """Rows of the predictions [(mode, k, object)] for Sample `number` and of its baselines {name: Candidate}; keeps its pictures."""
+        if number < GALLERY:
+            (self.folder / f"{number:05d}-target.png").write_bytes(data.png(np.asarray(data.open_image(sample))))
         first = {row["response"] for _, k, row in asked if k == 0} if number < GALLERY else ()
         answers = list(dict.fromkeys(row["response"] for _, _, row in asked))  # equal ones are scored once
         candidates = [Candidate(a, self.folder / f"{number:05d}-{n}.png" if a in first else None) for n, a in enumerate(answers)]
@@ -224,7 +231,7 @@ def score_predictions(samples, found, out, workers=None, timeout=10.0, unsafe=Fa
     for (id_, mode, k), row in sorted(found.items()):
         by_item[id_].append((mode, k, row))
     mark, compared = known_baselines(samples, out, slow, encoders)
-    baselines = baseline_answers(samples) if compared is None else [{}] * len(samples)
+    baselines = baselines_of(samples) if compared is None else lambda sample: {}
     compared = compared or []
     cache = RENDERS // max(3 * s.width * s.height for s in samples) + 1
     folder = out / "renders.tmp"
@@ -233,15 +240,13 @@ def score_predictions(samples, found, out, workers=None, timeout=10.0, unsafe=Fa
     try:
         with workshop(workers, timeout, unsafe, cache) as (renderer, pool, threads):
             scorer = Scorer(renderer, pool, folder, slow, domain.load_encoders(encoders))
-            one = lambda i: scorer.item(i, samples[i], by_item[samples[i].id], baselines[i])
+            one = lambda i: scorer.item(i, samples[i], by_item[samples[i].id], baselines(samples[i]))
             for mine, base in tqdm(threads.map(one, range(len(samples))), "score", len(samples), unit="item", mininterval=1):
                 rows += mine
                 compared += base
         if all(row["status"] == "infra" for row in rows):
             raise RuntimeError(f"the renderer failed on every prediction ({rows[0]['message']}). "
                                "`python render.py --doctor` says what is missing.")
-        for i, s in enumerate(samples[:GALLERY]):
-            (folder / f"{i:05d}-target.png").write_bytes(data.png(np.asarray(data.open_image(s))))
         (out / "scores.json").unlink(missing_ok=True)  # from here on until it is written anew OUT is no scored run
         shutil.rmtree(out / "renders", ignore_errors=True)
         folder.rename(out / "renders")

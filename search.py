@@ -199,14 +199,21 @@ def search(load, judging, samples, out, best_of, rounds, proposals, max_new_toke
     if rank == 0:
         while len(done := finished(out, ids, rounds)) < len(samples) * (rounds + 1):
             time.sleep(1)  # the other ranks still write; torchrun ends us if one of them dies
-        write_lines(log, [{"id": s.id, "round": r, "candidates": done[s.id, r]} for s in samples for r in range(rounds + 1)])
-        for file in out.glob("search.rank*.jsonl"):
-            file.unlink()
-        points = curve(read_lines(log))
-        names = [f"best{best_of}"] * (best_of > 1) + [f"best{best_of}+refine{rounds}"] * (rounds > 0)
-        rows = [{"id": s.id, "mode": name, "k": 0, **{k: points[name][s.id][k] for k in ANSWER}} for s in samples for name in names]
-        write_lines(merged, [row for row in read_lines(merged) if row["mode"] in MODES] + rows)
-        write_curve(points, out)
+        conclude(out, [{"id": s.id, "round": r, "candidates": done[s.id, r]} for s in samples for r in range(rounds + 1)], best_of, rounds)
+
+
+def conclude(out, lines, best_of, rounds):
+    """Write the whole search.jsonl, the chosen answers as modes of predictions.jsonl, and the curve."""
+    write_lines(out / "search.jsonl", lines)
+    for file in out.glob("search.rank*.jsonl"):
+        file.unlink()
+    points, answers = curve(lines), []
+    names = [f"best{best_of}"] * (best_of > 1) + [f"best{best_of}+refine{rounds}"] * (rounds > 0)
+    for id_ in points["greedy"]:
+        answers += [{"id": id_, "mode": name, "k": 0, **{k: points[name][id_][k] for k in ANSWER}} for name in names]
+    file = out / "predictions.jsonl"
+    write_lines(file, [row for row in read_lines(file) if row["mode"] in MODES] + answers)
+    write_curve(points, out)
 
 
 def curve(lines):

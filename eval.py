@@ -114,12 +114,18 @@ def ask(policy, samples, group, max_new_tokens, temperature, seeds, slots, top_p
             unusable[i] = e
             for k in range(group):
                 on_answer(i, k, {"response": "", "finish": "unusable", "tokens": 0})
-    asked = list(examples)
-    finish = lambda r: on_answer(asked[r.example], r.sample, {"response": r.text, "finish": r.finish, "tokens": len(r.token_ids)})
+    asked, ended = list(examples), []
+
+    def finish(r):
+        ended.append(r.example)
+        on_answer(asked[r.example], r.sample, {"response": r.text, "finish": r.finish, "tokens": len(r.token_ids)})
+
     try:
         generate(policy, list(examples.values()), group, max_new_tokens, temperature, [seeds[i] for i in asked], slots, finish,
                  top_p=top_p)
-    except ValueError as e:  # the cache of a single answer does not fit the memory
+    except ValueError as e:
+        if ended:
+            raise  # whatever it is, it comes from on_answer
         raise SystemExit(f"error: {e}.") from None
     return unusable
 

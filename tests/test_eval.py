@@ -259,6 +259,17 @@ def test_samples_that_cannot_be_asked_count_as_empty_answers(tmp_path, tiny, cap
     assert "1 of 3 samples cannot be asked and count as empty answers, first: t1" in capsys.readouterr().out
 
 
+def test_an_answer_that_fits_no_memory_is_one_line_and_other_errors_are_not_taken_for_it(tiny, monkeypatch):
+    import generate
+    policy, items = ev.load_model(tiny), drawn_samples(1)
+    ask = lambda on_answer: ev.ask(policy, items, 1, 4, 0.0, [[0]], 2, 1.0, on_answer)
+    with pytest.raises(ValueError, match="mine"):
+        ask(lambda *a: (_ for _ in ()).throw(ValueError("mine")))
+    monkeypatch.setattr(generate, "free_memory", lambda device: 0)
+    with pytest.raises(SystemExit, match="^error: the key/value cache of one rollout .* lower --max-new-tokens"):
+        ask(lambda *a: pytest.fail("nothing is answered"))
+
+
 @needs_svg
 def test_sigterm_leaves_predictions_and_resume_finishes(tmp_path, tiny, scored, monkeypatch, capsys):
     out = tmp_path / "run"

@@ -164,7 +164,8 @@ def test_interrupted_and_sharded_search_chooses_the_same(tmp_path, tiny, monkeyp
         assert {file: (folder / file).read_text() for file in files} == files and not list(folder.glob("*rank*")), name
 
 
-def test_prompts_beyond_the_context_are_empty_answers(loaded):
+def test_prompts_beyond_the_context_are_empty_answers(loaded, monkeypatch):
+    monkeypatch.setattr(Judges, "scored", lambda self, response: scored(says(0.5)))
     items = drawn_samples(2)
     items[1].prompt = "draw " * 5000
     plain = lambda groups: [[{k: a[k] for k in search.ANSWER} for a in group] for group in groups]

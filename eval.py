@@ -173,23 +173,29 @@ def predict(load, samples, out, n_samples, max_new_tokens, seed, slots=128, rank
 def greedy_scores(policy, samples, renderer, max_new_tokens):
     """Greedy answers of a policy in training to held-out Samples, rendered and judged: {metric of SHOWN: mean}.
 
-    Collective: each rank answers its share. What our own renderer fails at does not count. Leaves the policy in train mode.
+    Collective: each rank answers its share; a program is rendered while others are decoded. What our own renderer fails at does
+    not count. Leaves the policy in train mode. Raises SystemExit as `ask`.
     """
     import torch
 
-    from generate import generate
     from policy import all_sum, world
     rank, n = world()
-    mine, dtype = samples[rank::n], policy.dtype
+    mine, dtype, answers = samples[rank::n], policy.dtype, {}
+
+    def on_answer(i, k, answer):
+        s, text = mine[i], answer["response"]
+        code = code_of(text, s.language)
+        answers[i] = text, code and renderer.submit(s.language, code, (s.width, s.height))
+
     if policy.device.type == "cpu":
         policy.dtype = torch.float32
-    answers = generate(policy, [policy.encode(s.prompt, data.open_image(s)) for s in mine], 1, max_new_tokens, 0.0)
+    ask(policy, mine, 1, max_new_tokens, 0.0, [[0]] * len(mine), 64, 1.0, on_answer)
     policy.dtype = dtype
     policy.train()
-    texts = [group[0].text for group in answers]
-    codes = [code_of(text, s.language) for s, text in zip(mine, texts)]
-    renders = [code and renderer.submit(s.language, code, (s.width, s.height)) for s, code in zip(mine, codes)]
-    rows = [judge(s.image, s.language, "", [Answer(text, job and job.result())])[0] for s, text, job in zip(mine, texts, renders)]
+    rows = []
+    for i, s in enumerate(mine):
+        text, job = answers[i]
+        rows += judge(s.image, s.language, "", [Answer(text, job and job.result())])
     rows = [row for row in rows if row["status"] != "infra"]
     count = all_sum(len(rows), policy.device)
     return {k: all_sum(sum(row[k] for row in rows), policy.device) / max(1, count) for k in SHOWN}

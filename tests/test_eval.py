@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ import scoring
 import stats
 import synth
 from conftest import ROOT, drawn_samples, run_eval
-from render import Renderer, available
+from render import Render, Renderer, available
 
 needs_svg = pytest.mark.skipif(bool(available()["svg"]), reason=f"SVG cannot be rendered here: {available()['svg']}")
 HOSTILE = ('"><img src=x onerror="window.pwned=1"><script>window.pwned=1</script></script><script src="https://example.com/a.js">'
@@ -257,6 +259,26 @@ def test_samples_that_cannot_be_asked_count_as_empty_answers(tmp_path, tiny, cap
     rows = {(r["id"], r["mode"]): r for r in stats.read_lines(tmp_path / "predictions.jsonl")}
     assert len(rows) == 6 and rows["t1", "t1"]["finish"] == "unusable" and rows["t1", "greedy"]["response"] == ""
     assert "1 of 3 samples cannot be asked and count as empty answers, first: t1" in capsys.readouterr().out
+
+
+@needs_svg
+def test_scores_of_a_policy_in_training(scored, monkeypatch):
+    """Two of five answers are the reference, two are no code, one is lost by our renderer and in no mean, whatever the order in which they end."""
+    items, seen = ev.held_out(scored / "test", 5), []
+    texts = [items[0].answer, "nothing", items[2].answer, "```svg\n<svg/>\n```", ""]
+    monkeypatch.setattr(ev, "ask", lambda policy, samples, *rest: [rest[-1](i, 0, {"response": texts[i]}) for i in (3, 1, 4, 0, 2)])
+    policy = SimpleNamespace(device=SimpleNamespace(type="cpu"), dtype="theirs", train=lambda: seen.append("train"))
+
+    class Lost(Renderer):
+        def submit(self, language, code, size):
+            job = Future()
+            job.set_result(Render(None, "infra", "lost"))
+            return job if code == "<svg/>" else super().submit(language, code, size)
+
+    with Lost(1) as renderer:
+        found = ev.greedy_scores(policy, items, renderer, 8)
+    assert found["execution"] == 0.5 and found["outside"] == pytest.approx(0.5, abs=0.02) and found["visual"] == pytest.approx(0.5, abs=0.02)
+    assert set(found) == set(stats.SHOWN) and seen == ["train"] and policy.dtype == "theirs"
 
 
 def test_an_answer_that_fits_no_memory_is_one_line_and_other_errors_are_not_taken_for_it(tiny, monkeypatch):

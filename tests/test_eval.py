@@ -18,9 +18,9 @@ import pytest
 import data
 import eval as ev
 import metrics
+import scenes
 import scoring
 import stats
-import synth
 from conftest import ROOT, drawn_samples, run_eval
 from render import Render, Renderer, available
 
@@ -135,7 +135,7 @@ def test_unusable_prediction_lines_are_counted(tmp_path):
 def scored(tmp_path_factory):
     """Two scored runs, A (the references) and B (hostile and broken answers), of 8 SVG items whose ids are hostile too."""
     root = tmp_path_factory.mktemp("eval")
-    pairs = synth.synth_split(8, 3, ("svg",), synth.LABELLED, 0.5, 0.0, 0.0, True, "<b>source</b>")
+    pairs = scenes.scene_samples(8, 3, ("svg",), scenes.LABELLED, 0.5, 0.0, 0.0, True, "<b>source</b>")
     with Renderer(2) as renderer:
         renders = renderer.render_many([("svg", truth, (64, 64)) for _, truth in pairs])
     samples = []

@@ -14,7 +14,7 @@ from PIL import Image
 
 import report
 import stats
-from render import find_chromium
+from chromium import find_chromium
 
 needs_browser = pytest.mark.skipif(not find_chromium(), reason="no Chromium to open the page with")
 

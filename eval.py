@@ -56,7 +56,7 @@ from stats import (MODES, SEARCHED, SHOWN, append_lines, difference_table, diffe
 # ------------------------------------------------------------------------------------------------------------ predictions
 
 def read_predictions(files, known):
-    """Predictions of the ids in `known`: ({(id, mode, k): object}, Counter of the lines set aside by reason)."""
+    """Predictions of the ids in `known` (None: any): ({(id, mode, k): object}, Counter of the lines set aside by reason)."""
     found, aside = {}, Counter()
     for row in salvage_lines(files):
         try:
@@ -66,7 +66,7 @@ def read_predictions(files, known):
             right = False
         if not right:
             aside["broken lines"] += 1
-        elif not isinstance(id_, str) or id_ not in known:
+        elif not isinstance(id_, str) or known is not None and id_ not in known:
             aside["unknown ids"] += 1
         elif (id_, mode, k) in found:
             aside["duplicates"] += 1
@@ -134,11 +134,12 @@ def predict(load, samples, out, n_samples, max_new_tokens, seed, slots=128, rank
     """Write the predictions that OUT lacks: greedy and `n_samples` at temperature 1 per Sample, by the Policy `load()`.
 
     Each answer is appended as it ends, so an interruption costs only those under way. Seeds come from (seed, id, k):
-    resumed, sharded and uninterrupted runs give the same answers. Rank 0 waits for the others and merges.
+    resumed, sharded and uninterrupted runs give the same answers. Rank 0 waits for the others and merges; what OUT holds
+    beyond that (of other samples, more answers) stays.
     """
-    merged, ids, mine = out / "predictions.jsonl", {s.id for s in samples}, samples[rank::world]
+    merged, mine = out / "predictions.jsonl", samples[rank::world]
     groups = {"greedy": 1, "t1": n_samples}
-    written = lambda: read_predictions(filter(Path.exists, [merged, *out.glob("predictions.rank*.jsonl")]), ids)[0]
+    written = lambda: read_predictions(filter(Path.exists, [merged, *out.glob("predictions.rank*.jsonl")]), None)[0]
     done, unusable = written().keys(), {}
     lacking = {mode: [s for s in mine if any((s.id, mode, k) not in done for k in range(group))] for mode, group in groups.items()}
     bar = tqdm(total=sum(len(lacking[mode]) * group for mode, group in groups.items()), unit="answer", mininterval=1,
@@ -162,10 +163,10 @@ def predict(load, samples, out, n_samples, max_new_tokens, seed, slots=128, rank
         print(f"{len(unusable)} of {len(mine)} samples cannot be asked and count as empty answers, first: "
               + ": ".join(map(str, next(iter(unusable.items())))))
     if rank == 0:
-        wanted = [(s.id, mode, k) for s in samples for mode, group in groups.items() for k in range(group)]
-        while not set(wanted) <= (found := written()).keys():
+        wanted = dict.fromkeys((s.id, mode, k) for s in samples for mode, group in groups.items() for k in range(group))
+        while not wanted.keys() <= (found := written()).keys():
             time.sleep(1)  # the other ranks still write; torchrun ends us if one of them dies
-        write_lines(merged, [found[key] for key in wanted])
+        write_lines(merged, (wanted | found).values())  # in the order of `wanted`, then what is there beyond
         for file in out.glob("predictions.rank*.jsonl"):
             file.unlink()
 

@@ -142,12 +142,12 @@ def correct(samples, chosen, exploring, proposals, seed, round):
 
 # --------------------------------------------------------------------------------------------------- a whole test set
 
-def finished(out, ids, rounds):
-    """{(id, round): candidates} of what search.jsonl and the ranks' own files in OUT hold of these ids and rounds."""
+def finished(out):
+    """{(id, round): candidates} of what search.jsonl and the ranks' own files in OUT hold."""
     lines = {}
     for row in salvage_lines(filter(Path.exists, (out / "search.jsonl", *sorted(out.glob("search.rank*.jsonl"))))):
         id_, round, candidates = ((row or {}).get(k) for k in ("id", "round", "candidates"))
-        if isinstance(id_, str) and id_ in ids and isinstance(round, int) and round <= rounds and isinstance(candidates, list):
+        if isinstance(id_, str) and isinstance(round, int) and isinstance(candidates, list):
             lines[id_, round] = candidates
     return lines
 
@@ -155,7 +155,8 @@ def finished(out, ids, rounds):
 def search(load, judging, samples, out, best_of, rounds, proposals, max_new_tokens, seed, slots=128, rank=0, world=1, top_p=1.0):
     """Write OUT/search.jsonl and the chosen answers as modes of OUT/predictions.jsonl, which `eval.predict` has begun.
 
-    load() -> Policy; judging(): the context above. Each line is written as it is known and resumed from; ranks as in `predict`.
+    load() -> Policy; judging(): the context above. Each line is written as it is known and resumed from; ranks, and what OUT
+    holds beyond, as in `predict`.
     Raises SystemExit with one line where OUT was searched with other numbers.
     """
     merged, log = out / "predictions.jsonl", out / "search.jsonl"
@@ -164,7 +165,9 @@ def search(load, judging, samples, out, best_of, rounds, proposals, max_new_toke
     needed = {(id_, *key) for id_ in ids for key in first}
     while not needed <= (found := read_predictions(filter(Path.exists, [merged]), ids)[0]).keys():
         time.sleep(1)  # rank 0 has not merged them yet
-    done = finished(out, ids, rounds)
+    wanted = [(s.id, round) for s in samples for round in range(rounds + 1)]
+    done = finished(out)
+    done = {key: done[key] for key in wanted if key in done}
     if any(len(c) not in ({best_of} if round == 0 else {0, proposals}) for (_, round), c in done.items()):
         raise SystemExit(f"error: {log} was made with another --best-of or --proposals: give another --out, or remove it.")
     size = max(8, min(256, (64 << 20) // max(s.width * s.height for s in samples) // max(best_of, proposals)))  # 64 Mpixel in memory
@@ -197,22 +200,23 @@ def search(load, judging, samples, out, best_of, rounds, proposals, max_new_toke
                 chosen = {i: best(filter(None, (c, *done[i, round]))) for i, c in chosen.items()}
                 bar.update(len(batch))
     if rank == 0:
-        while len(done := finished(out, ids, rounds)) < len(samples) * (rounds + 1):
+        while not set(wanted) <= (done := finished(out)).keys():
             time.sleep(1)  # the other ranks still write; torchrun ends us if one of them dies
-        conclude(out, [{"id": s.id, "round": r, "candidates": done[s.id, r]} for s in samples for r in range(rounds + 1)], best_of, rounds)
+        lines = [{"id": id_, "round": round, "candidates": done[id_, round]} for id_, round in dict.fromkeys(wanted) | done]
+        write_lines(log, lines)
+        for file in out.glob("search.rank*.jsonl"):
+            file.unlink()
+        choose(out, lines[:len(wanted)], best_of, rounds)
 
 
-def conclude(out, lines, best_of, rounds):
-    """Write the whole search.jsonl, the chosen answers as modes of predictions.jsonl, and the curve."""
-    write_lines(out / "search.jsonl", lines)
-    for file in out.glob("search.rank*.jsonl"):
-        file.unlink()
+def choose(out, lines, best_of, rounds):
+    """Write the answers chosen from lines of search.jsonl as modes of predictions.jsonl, and the curve."""
     points, answers = curve(lines), []
     names = [f"best{best_of}"] * (best_of > 1) + [f"best{best_of}+refine{rounds}"] * (rounds > 0)
     for id_ in points["greedy"]:
         answers += [{"id": id_, "mode": name, "k": 0, **{k: points[name][id_][k] for k in ANSWER}} for name in names]
     file = out / "predictions.jsonl"
-    write_lines(file, [row for row in read_lines(file) if row["mode"] in MODES] + answers)
+    write_lines(file, [row for row in read_lines(file) if row["mode"] in MODES or row["id"] not in points["greedy"]] + answers)
     write_curve(points, out)
 
 

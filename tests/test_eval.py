@@ -249,6 +249,8 @@ def test_interrupted_and_sharded_generation_give_the_same_answers(tmp_path, tiny
     ask(tmp_path / "cut")
     assert (tmp_path / "cut" / "predictions.jsonl").read_text() == whole
     ev.predict(lambda: pytest.fail("nothing is missing: no model is needed"), items, tmp_path / "cut", 2, 12, seed=7)
+    ev.predict(lambda: pytest.fail("nor for less"), items[:2], tmp_path / "cut", 1, 12, seed=7)
+    assert sorted((tmp_path / "cut" / "predictions.jsonl").read_text().splitlines()) == sorted(whole.splitlines())  # none is lost
 
 
 def test_samples_that_cannot_be_asked_count_as_empty_answers(tmp_path, tiny, capsys):

@@ -212,9 +212,20 @@ def test_programs_are_judged_while_others_are_sampled(loaded, monkeypatch):
 
 def test_lines_of_a_search_that_are_damaged_are_done_again(tmp_path):
     row = lambda **more: json.dumps({"id": "a", "round": 0, "candidates": [], **more}) + "\n"
-    (tmp_path / "search.jsonl").write_text(row() + row(id="z") + row(round=3) + row(round="x") + row(candidates=None) + row(id=[]) + "{}\n3\n" + row(round=1)[:-9])
+    (tmp_path / "search.jsonl").write_text(row() + row(round="x") + row(candidates=None) + row(id=[]) + "{}\n3\n" + row(round=1)[:-9])
     (tmp_path / "search.rank1.jsonl").write_text(row(id="b"))
-    assert search.finished(tmp_path, {"a", "b"}, 2) == {("a", 0): [], ("b", 0): []}
+    assert search.finished(tmp_path) == {("a", 0): [], ("b", 0): []}
+
+
+def test_what_was_searched_before_stays(tmp_path, monkeypatch):
+    """Fewer items and rounds than before: only they are chosen from and drawn, the other lines and answers stay."""
+    samples, out = begun(tmp_path / "out", [[says(0.5), says(0.6)], [says(0.3), says(0.2)]]), tmp_path / "out"
+    searched(out, samples, [[says(0.7)], [says(0.8)]], 2, 2, monkeypatch)
+    before = {(row["id"], row["round"]): row for row in stats.read_lines(out / "search.jsonl")}
+    _, of = searched(out, samples[:1], [], 2, 1, monkeypatch)
+    assert {(row["id"], row["round"]): row for row in stats.read_lines(out / "search.jsonl")} == before and len(before) == 6
+    assert of["t0", "best2+refine1"] == says(0.7) and ("t0", "best2+refine2") not in of and of["t1", "best2+refine2"] == says(0.8)
+    assert json.loads((out / "search.json").read_text())[0]["items"] == 1
 
 
 def test_tables_show_whatever_modes_there_are():

@@ -339,6 +339,11 @@ USES = {**dict.fromkeys(("best_of", "refine", "proposals", "top_p", "max_new_tok
         **dict.fromkeys(("note", "curves"), (MODEL, FILE, COMPARE)), **dict.fromkeys(("samples", "resume"), (MODEL,)), "language": (IMAGE,)}
 
 
+def use_of(args):
+    """What a command is for: one of the four above."""
+    return IMAGE if args.image else MODEL if args.model else FILE if args.predictions else COMPARE
+
+
 def arguments():
     """The arguments of the command line. Ends with one line where they make no sense together."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
@@ -373,7 +378,7 @@ def arguments():
     parser.add_argument("--language", choices=data.LANGUAGES, help="with --image: the language to write (default: the one that comes closest)")
     args = parser.parse_args()
 
-    use = IMAGE if args.image else MODEL if args.model else FILE if args.predictions else COMPARE
+    use = use_of(args)
     if args.image and not args.model:
         raise SystemExit("error: --image needs --model.")
     if idle := [k for k, uses in USES.items() if use not in uses and vars(args)[k] != parser.get_default(k)]:
@@ -396,8 +401,9 @@ def main():
 
     def stop(number, frame):
         if rank == 0:
-            goes_on = f": finished answers are in {args.out}; the same command with --resume goes on"
-            print("\ninterrupted" + (goes_on if args.model and args.data else ""))
+            kept = {MODEL: f": finished answers are in {args.out}; the same command with --resume goes on",
+                    FILE: f": {args.out} is as it was"}
+            print("\ninterrupted" + kept.get(use_of(args), ""))
         raise SystemExit(128 + number)
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -402,7 +402,7 @@ def main():
     def stop(number, frame):
         if rank == 0:
             kept = {MODEL: f": finished answers are in {args.out}; the same command with --resume goes on",
-                    FILE: f": {args.out} is as it was"}
+                    FILE: ": the same command scores anew"}
             print("\ninterrupted" + kept.get(use_of(args), ""))
         raise SystemExit(128 + number)
 

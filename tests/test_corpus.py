@@ -2,6 +2,11 @@
 import io
 import json
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -9,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from conftest import ROOT, drawn_samples
-from test_data import REAL, command, released, write_released
+from test_data import command, released, write_released
 
 import corpus
 import data
+import parts
 from render import available
 
 
@@ -75,6 +81,9 @@ def test_a_folder_of_programs(tmp_path):
     assert np.asarray(Image.open(io.BytesIO(found["deep/9.svg"].image))).mean() < 250
     assert sorted((r["id"], r["reason"]) for r in rejects(tmp_path / "out")) == [
         ("broken.svg", "no image, and the program does not run (error)"), ("foreign.svg", "not UTF-8")]
+    (folder / "deep" / "4.svg").write_text((folder / "deep" / "5.svg").read_text().replace("/>", " />"))  # a change deep in it is seen
+    corpus.import_files([folder], tmp_path / "out")
+    assert " />" in kept(tmp_path / "out")["deep/4.svg"].answer
 
 
 def test_an_interrupted_import_goes_on_and_reads_nothing_twice(tmp_path, monkeypatch):
@@ -105,11 +114,129 @@ def test_an_interrupted_import_goes_on_and_reads_nothing_twice(tmp_path, monkeyp
     assert kept(out) == kept(whole) and len(kept(out)) == 120
 
 
+def refused(function, *args, **kwargs):
+    """The one line with which a function ends the program."""
+    with pytest.raises(SystemExit) as end:
+        function(*args, **kwargs)
+    assert len(str(end.value).splitlines()) == 1
+    return str(end.value)
+
+
 def test_an_output_of_another_import_is_not_mixed_in(tmp_path):
-    write_released(tmp_path / "in.parquet", [released(seed=i) for i in range(40)])
-    data.write_samples(data.read_samples(tmp_path / "in.parquet"), tmp_path / "out" / "sft" / "mine.parquet")
-    result = command("import", tmp_path / "in.parquet", "--out", tmp_path / "out")
+    """Files of others, an import of other inputs, splits with and without --split; more inputs than before go on."""
+    for name, seeds in (("a", range(40)), ("b", range(40, 80))):
+        write_released(tmp_path / f"{name}.parquet", [released(seed=i) for i in seeds])
+    a, b, out = tmp_path / "a.parquet", tmp_path / "b.parquet", tmp_path / "out"
+    data.write_samples(data.read_samples(a), out / "sft" / "mine.parquet")
+    result = command("import", a, "--out", out)
     assert result.returncode == 1 and "is there already" in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    (out / "sft" / "mine.parquet").unlink()
+    corpus.import_files([a], out, workers=1)
+    assert f"holds what was made from {a}" in refused(corpus.import_files, [b], out)
+    assert "is there already" in refused(corpus.import_files, [b], out, split="test")
+    corpus.import_files([a, b], out, workers=1)
+    assert "part-00001" in refused(corpus.import_files, [a], out) and len(kept(out)) == 80
+    assert "the directory that is read" in refused(corpus.import_files, [tmp_path], tmp_path)
+
+
+def test_splits_that_are_there_already(tmp_path, capsys):
+    """--split puts every row there, one split after the other in one directory; prompts for ViRL need no answer."""
+    rows = {split: [released(seed=100 * k + i) for i in range(3)] for k, split in enumerate(data.SPLITS)}
+    bare = {**released(seed=999), "assistant_content": ""}
+    for split, mine in rows.items():
+        write_released(tmp_path / f"{split}.parquet", [*mine, bare])
+        corpus.import_files([tmp_path / f"{split}.parquet"], tmp_path / "out", workers=1, split=split)
+        assert f"read 4 rows of 1 input(s): {split} {3 + (split == 'rl')}, rejected" in capsys.readouterr().out
+        images = [s.image for s in data.read_samples(tmp_path / "out" / split)]
+        assert images == [r["image"] for r in mine] + [bare["image"]] * (split == "rl")
+        assert [r["reason"] for r in rejects(tmp_path / "out" / split)] == ["answer without one ```svg fence"] * (split != "rl")
+    assert "is there already" in refused(corpus.import_files, [tmp_path / "sft.parquet"], tmp_path / "out")
+    assert "--split" in refused(corpus.import_files, [tmp_path / "sft.parquet"], tmp_path / "few", workers=1)
+    result = command("import", tmp_path / "sft.parquet", "--split", "test", "--out", tmp_path / "command")
+    assert result.returncode == 0 and len(data.read_samples(tmp_path / "command" / "test")) == 3 and not (tmp_path / "command" / "sft").exists()
+
+
+@pytest.mark.parametrize("change, reason", [
+    ({"user_content": 5}, "instruction or answer is no text"), ({"image": "cG5n"}, "image column holds no bytes"),
+    ({"assistant_content": [{"type": "text", "text": None}]}, "answer without one"), ({"image": {"path": "a.png"}}, "no image"),
+    ({"language": "Klingon"}, "unknown language"), ({"domain": 3}, "unknown domain"),
+    ({"id": 7}, ""), ({"width": "wide"}, ""), ({"render": True}, ""), ({"source": None}, "")])
+def test_a_row_of_any_kind_is_kept_or_rejected(tmp_path, change, reason):
+    """A column of another type, or one that means something else to its author, never ends the import."""
+    good = [released(seed=i) for i in range(3)]
+    write_released(tmp_path / "good.parquet", good)
+    write_released(tmp_path / "odd.parquet", [{**released(seed=9), **change}])
+    corpus.import_files([tmp_path / "good.parquet", tmp_path / "odd.parquet"], tmp_path / "out", workers=1, split="sft")
+    assert len(data.read_samples(tmp_path / "out" / "sft")) == 3 + (not reason)
+    assert [r["reason"].startswith(reason) for r in rejects(tmp_path / "out" / "sft")] == [True] * bool(reason)
+
+
+@pytest.mark.parametrize("messages", [
+    None, "text", ["user", "assistant"], [{"content": "x"}], [{"role": "user", "content": "x"}, {"role": "assistant", "content": 3}],
+    [{"role": "user", "content": ["x"]}, {"role": "assistant", "content": "y"}]])
+def test_what_is_no_conversation_has_a_reason(messages):
+    with pytest.raises(ValueError, match="messages are not one user and one assistant turn|is no text"):
+        corpus.sample_of({"messages": messages, "images": [b"x"]})
+
+
+def test_a_foreign_directory_is_one_line_for_the_commands_that_want_ours(tmp_path):
+    import curate
+    import dedupe
+    write_released(tmp_path / "in" / "sft" / "a.parquet", [{"text": "x", "picture": b"y"}])
+    for work in (lambda: curate.filter_samples(tmp_path / "in", tmp_path / "out", 99, workers=1),
+                 lambda: corpus.export(tmp_path / "in" / "sft", "trl", tmp_path / "out", 1)):
+        assert "row 0" in (line := refused(work)) and "unknown columns: picture, text" in line and "data.py import" in line
+    assert "has no column user_content" in refused(dedupe.dedupe, tmp_path / "in", tmp_path / "out", workers=1)
+    write_released(tmp_path / "empty.parquet", [released()])
+    pq.write_table(pq.read_table(tmp_path / "empty.parquet").slice(0, 0), tmp_path / "empty.parquet")
+    assert "hold no samples" in refused(dedupe.decontaminate, tmp_path / "in", [tmp_path / "empty.parquet"], tmp_path / "out")
+
+
+def die(path, number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_one_line(tmp_path):
+    """As the kernel kills what takes too much memory; the same command goes on afterwards."""
+    write_released(tmp_path / "in.parquet", [released(seed=i) for i in range(3)])
+    file = tmp_path / "in.parquet"
+    line = refused(parts.in_processes, die, [(file, 0)], 1, tmp_path / "out", "die")
+    assert "a process was killed" in line and "goes on" in line
+
+
+SLEEPER = """
+import sys, time
+from pathlib import Path
+import data, parts
+
+def work(path, number):
+    (path.parent / f"begun-{number}").touch()
+    time.sleep(60)
+
+def main():
+    here = Path(sys.argv[1])
+    parts.in_processes(work, [(here / "in.parquet", n) for n in range(4)], 2, here / "out", "sleep")
+
+if __name__ == "__main__":
+    data.sys.argv = ["data.py", "stats", "x"]
+    import view
+    view.stats = lambda path: main()
+    data.main()
+"""
+
+
+def test_ctrl_c_is_one_line(tmp_path):
+    """Of the main process alone, at once, though two jobs run and two wait."""
+    (tmp_path / "sleeper.py").write_text(SLEEPER.replace("sys.argv[1]", repr(str(tmp_path))))
+    process = subprocess.Popen([sys.executable, tmp_path / "sleeper.py"], env={**os.environ, "PYTHONPATH": str(ROOT)},
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while len(list(tmp_path.glob("begun-*"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    *progress, last = process.communicate(timeout=20)[1].strip().splitlines()
+    assert process.returncode == 1 and last == "interrupted: the same command goes on where it stopped."
+    assert not any("Traceback" in line for line in progress)
 
 
 @pytest.mark.parametrize("form", ["trl", "easyr1"])
@@ -144,7 +271,7 @@ def peak_of(path, out, queue):
 
 def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
     """A file of one row group, as pandas writes it: 140 MB, read by a process that grows by much less."""
-    for name, value in corpus.LEAN.items():
+    for name, value in parts.LEAN.items():
         monkeypatch.setenv(name, value)
     picture = data.png(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)) + bytes(24_000)
     row = lambda i: released(image=picture + str(i).encode(), code=f"<svg>{i}</svg>")  # what follows its end is no part of a PNG
@@ -165,62 +292,10 @@ def test_only_the_placeholder_is_taken_out_of_a_prompt():
 
 
 def test_a_part_that_comes_out_empty_leaves_no_older_one(tmp_path):
-    corpus.Writer(tmp_path / "a" / "p.parquet").close()
+    parts.Writer(tmp_path / "a" / "p.parquet").close()
     data.write_samples(drawn_samples(1), tmp_path / "a" / "p.parquet")
-    corpus.Writer(tmp_path / "a" / "p.parquet").close()
+    parts.Writer(tmp_path / "a" / "p.parquet").close()
     assert not (tmp_path / "a" / "p.parquet").exists()
-
-
-# --------------------------------------------------------------------------------------------------------------- filter
-
-@pytest.mark.parametrize("language, good, bad", [
-    ("python", "x = '\\d'\nprint(x)", "print(1"), ("python", "f'{1}'", "def f():\nreturn 1"), ("svg", "<svg xmlns='http://www.w3.org/2000/svg'/>", "<svg><g></svg>"),
-    ("svg", "<svg/>", "<html/>"), ("svg", "<svg/>", '<!DOCTYPE s [<!ENTITY a "b">]><svg>&a;</svg>'), ("html", "<div><p>a<p>b<br><img src=x></div>", "<div><div>a</div>"),
-    ("html", "<ul><li>a<li>b</ul>", "just words"), ("latex", "\\begin{a} 50\\% \\{ % }\n\\end{a}", "\\begin{a}\\end{b}"), ("latex", "{a}\\\\{b}", "{a")])
-def test_parsing_tells_good_from_broken(language, good, bad):
-    assert corpus.parse_error(language, good) == "" and corpus.parse_error(language, bad).startswith("does not parse")
-
-
-@pytest.mark.parametrize("language, code, reason", [
-    ("html", "<img src='https://x.org/a.png'>", "remote resource"), ("html", "<style>a{background:url(//x.org/a.png)}</style>", "remote resource"),
-    ("html", "<a href='https://x.org'>link</a>", ""), ("html", "<link rel=stylesheet href='http://x.org/a.css'>", "remote resource"), ("html", "<img src='a.png'>", ""),
-    ("python", "import requests\nrequests.get('x')", "remote resource"), ("python", "import pandas as pd\npd.read_csv('a.csv')", "reads a file"),
-    ("python", "plt.imread('a.png')", "reads a file"), ("python", "plt.savefig('a.png')", ""), ("latex", "\\includegraphics{a.png}", "reads a file"), ("latex", "\\input{a}", "reads a file"),
-    ("svg", "<svg><image href='a.png'/></svg>", "reads a file"), ("svg", "<svg xmlns='http://www.w3.org/2000/svg'/>", ""), ("svg", "<svg><g id='" + "a" * 500 + "'/></svg>", "embedded raster")])
-def test_policy(language, code, reason):
-    sample = data.Sample("x", data.fenced(language, code), drawn_samples(1)[0].image, language=language)
-    assert corpus.static_reason(sample, 10000) == reason
-    assert corpus.static_reason(sample, 5).startswith("longer than")
-
-
-@pytest.mark.skipif(any(available()[language] for language in ("svg", "python")), reason="SVG or Python cannot be rendered here")
-def test_filter_counts_where_each_sample_falls(tmp_path):
-    """One sample for each reason, good ones around them; a wrong image is replaced by the program's own."""
-    svg = lambda inner, box="0 0 64 64": f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">{inner}</svg>'
-    square = '<rect x="10" y="10" width="30" height="30" fill="red"/>'
-    chart = "import matplotlib.pyplot as plt\nplt.figure(figsize=(1, 1))\nplt.plot([1, 2])\n%s\nplt.savefig('a.png')"
-    cases = [("svg", svg(square), ""), ("svg", svg("<rect"), "does not parse: ParseError"), ("svg", svg(""), "blank"), ("svg", svg(square).replace("viewBox", 'width="640" height="20" viewBox'), "smaller than"),
-             ("python", chart % "import time, os\nplt.text(0.1, 1, str(time.time_ns())[-9:-3])", "two renders differ"), ("python", chart % "1 / 0", "does not run: error"), ("python", chart % "", "")]
-    samples = [data.Sample("draw", data.fenced(language, code), drawn_samples(1)[0].image, id=f"{i}", language=language) for i, (language, code, _) in enumerate(cases)]
-    samples.append(data.Sample("draw", "", drawn_samples(1)[0].image, id="target", language="svg"))
-    data.write_samples(samples, tmp_path / "in" / "sft" / "part-0.parquet")
-    printed = command("filter", tmp_path / "in", "--out", tmp_path / "out", "--render-timeout", 5).stdout
-    found = {r["id"]: r["reason"] for r in rejects(tmp_path / "out")}
-    kept = {s.id: s for s in data.read_samples(tmp_path / "out" / "sft")}
-    assert found.keys() | kept.keys() == {s.id for s in samples} and not found.keys() & kept.keys()
-    for i, (_, _, reason) in enumerate(cases):
-        assert (str(i) in kept) == (reason == "") and found.get(str(i), "").startswith(reason), (i, found)
-    assert "read 8, kept 3, of them 2 with a new image" in printed
-    assert kept["target"].image == samples[-1].image
-    red = np.asarray(Image.open(io.BytesIO(kept["0"].image)))[20, 20]
-    assert tuple(red) == (255, 0, 0)
-
-
-@pytest.mark.skipif(not REAL.exists(), reason="the real pairs are not shipped with the project")
-def test_the_filter_keeps_what_people_wrote():
-    """Of 222 real pairs, all of which run, the checks before the render let nearly all pass."""
-    reasons = [corpus.static_reason(s, 30000) for s in data.read_samples(REAL)]
-    assert sum(map(bool, reasons)) <= 11, [r for r in reasons if r]
 
 
 @pytest.mark.parametrize("name, words", [("hf://datasets/nobody/nothing", "cannot fetch"), ("empty", "no .parquet file and no program"), ("absent", "does not exist")])
@@ -230,69 +305,8 @@ def test_inputs_that_are_not_there_are_one_line(tmp_path, name, words):
     assert result.returncode == 1 and words in result.stderr and len(result.stderr.strip().splitlines()) == 1, result.stderr
 
 
-def test_ruff_sees_what_parsing_does_not(monkeypatch, tmp_path):
-    """A stand-in for ruff, which need not be installed: its findings reach the sample they belong to, the others pass."""
-    tool = tmp_path / "ruff"
-    tool.write_text("""#!/usr/bin/env python3
-import json, pathlib, sys
-assert "--isolated" in sys.argv
-found = [{"filename": str(f), "code": "F821"} for f in pathlib.Path(sys.argv[-1]).iterdir() if "undefined" in f.read_text()]
-print(json.dumps(found)); sys.exit(bool(found))
-""")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    of = lambda language, code: data.Sample("x", data.fenced(language, code), b"", language=language)
-    samples = [of("python", "x = 1"), of("svg", "<undefined/>"), of("python", "undefined"), of("python", "y = 1")]
-    assert corpus.ruff_findings(samples) == ["", "", "ruff: F821", ""]
-    tool.write_text("#!/bin/sh\necho broken >&2; exit 2\n")
-    with pytest.raises(SystemExit, match="ruff failed: broken"):
-        corpus.ruff_findings(samples)
-    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
-    assert corpus.ruff_findings(samples) == [""] * 4
-
-
-# ------------------------------------------------------------------------------------------------------------ select-rl
-
-@pytest.mark.parametrize("rewards, reason", [
-    ([0.2, 0.8], ""), ([0.5], "fewer than two"), ([0.1, 0.1], "too hard"), ([0.99, 0.97], "no head-room"), ([0.5, 0.51], "no spread"), ([-1, -2], "no answer runs")])
-def test_prompts_that_teach_a_group_nothing(rewards, reason):
-    found = corpus.useless_reason([(r, float(r > 0)) for r in rewards], 0.2, 0.95, 0.03)
-    assert found.startswith(reason) and bool(found) == bool(reason)
-
-
-def test_selection_is_even_over_languages_and_difficulty(tmp_path, capsys):
-    """60 medium SVG prompts, 10 easy HTML ones, useless ones: 30 wanted are 10 + 20; every prompt is kept or told why not."""
-    samples, lines = drawn_samples(80), []
-    for i, s in enumerate(samples):
-        s.language, s.answer = ("svg" if i < 60 else "html"), ""
-        mean = 0.5 if i < 60 else 0.8 if i < 70 else 0.05
-        if i < 78:  # the last two are not scored
-            lines += [{"id": s.id, "mode": "t1", "k": k, "reward": mean + 0.1 * (-1) ** k, "execution": 1.0} for k in range(4)] + [{"id": s.id, "mode": "greedy", "reward": 1.0, "execution": 1.0}]
-    lines.append({"id": samples[0].id, "mode": "t1", "reward": None, "execution": 0.0})  # the renderer's failure
-    (tmp_path / "scores.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    for part in range(4):
-        data.write_samples(samples[20 * part:20 * part + 20], tmp_path / "in" / f"{part}.parquet")
-    corpus.select_rl(tmp_path / "in", [tmp_path / "scores.jsonl"], tmp_path / "out", count=30)
-    chosen = [s.id for s in data.read_samples(tmp_path / "out" / "rl")]
-    assert len(chosen) == 30 and {f"t{i}" for i in range(60, 70)} < set(chosen)
-    files = {f: f.stat().st_mtime_ns for f in (tmp_path / "out" / "rl").iterdir()}
-    corpus.select_rl(tmp_path / "in", [tmp_path / "scores.jsonl"], tmp_path / "out", count=30)
-    assert files == {f: f.stat().st_mtime_ns for f in files}  # a finished part is not written again
-    capsys.readouterr()
-    corpus.select_rl(tmp_path / "in", [tmp_path / "scores.jsonl"], tmp_path / "out", count=30, workers=1)
-    printed, left = capsys.readouterr().out, rejects(tmp_path / "out")
-    assert {*chosen} | {r["id"] for r in left} == {s.id for s in samples} and len(left) == 50
-    assert "read 80 prompts, 78 of them scored, kept 30" in printed and "svg     medium      60 scored,     20 kept; 40 its bin is full" in printed
-    assert "html    hard         8 scored,      0 kept; 8 too hard" in printed
-    with pytest.raises(SystemExit, match="none of the 80 samples .* eval.py"):
-        (tmp_path / "none.jsonl").write_text("")
-        corpus.select_rl(tmp_path / "in", [tmp_path / "none.jsonl"], tmp_path / "out2")
-
-
 def test_two_processes_do_the_work_of_one(tmp_path):
     """torchrun: each rank takes its share of the files, rank 0 reports once, the result is that of one process."""
-    import subprocess
-    import sys
     for k in range(3):
         write_released(tmp_path / f"{k}.parquet", [released(seed=100 * k + i) for i in range(30)] + [released(image=b"")])
     files = [str(tmp_path / f"{k}.parquet") for k in range(3)]

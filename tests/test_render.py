@@ -2,8 +2,10 @@
 
 The attacks and their judge are in attacks.py; their positive controls stand here beside them.
 """
+import ast
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from skimage.metrics import structural_similarity
 import attacks
 import data
 import render
+import sandbox
 from attacks import GOOD
 from render import Renderer, available
 from reward import extract_code
@@ -126,6 +129,20 @@ def test_the_pages_clock_is_its_own(renderer):
     assert {r.texts[0][0] for r in renderer.render_many([("html", code, (64, 64)), ("html", "<img src=x.png>" + code, (64, 64))] * 5)} == {"10"}
 
 
+@pytest.mark.skipif("html" not in LANGUAGES, reason="no browser")
+def test_a_page_has_no_hand_in_its_texts(renderer):
+    """Regression: JSON.stringify of the page's own wrote what the reward took for its texts."""
+    page = "<body style='margin:0'><p>one <b>two</b></p><p style='visibility:hidden'>no</p><p style='display:none'>no</p>"
+    lies = ("JSON.stringify = () => '[]'; document.createRange = document.createTreeWalker = Function.prototype.call = Map = 0; String.prototype.trim = () => 'lie';"
+            "Object.defineProperty(CharacterData.prototype, 'data', {get: () => 'lie'}); Object.defineProperty(DOMRectReadOnly.prototype, 'left', {get: () => 1});"
+            "Object.defineProperty(window, 'scrollX', {get: () => 9}); getComputedStyle = () => ({visibility: 'visible'}); Array.prototype.map = () => [];"
+            "Range.prototype.getBoundingClientRect = () => new DOMRect(0, 0, 99, 99); Object.defineProperty(document, 'body', {get: () => null});"
+            "try { __readTexts = () => '[]' } catch (e) {} try { Object.defineProperty(window, '__readTexts', {value: () => '[]'}) } catch (e) {}")
+    plain, lying, shadowed = renderer.render_many([("html", page + more, (200, 100)) for more in ("", f"<script>{lies}</script>", "<script>const __readTexts = () => '[]'</script>")])
+    assert [string for string, _ in plain.texts] == ["one", "two"] and plain.texts == lying.texts == shadowed.texts
+    assert renderer.submit("html", "<p><script>document.body.textContent = 'x'.repeat(2000000)</script>", (200, 100)).result().texts is None
+
+
 @pytest.mark.skipif(not REAL.exists(), reason="the real pairs are not here")
 @pytest.mark.parametrize("language, least", [("python", 0.98), ("svg", 0.98), ("html", 0.98), ("latex", 0.95)])
 def test_real_programs_reproduce_their_targets(renderer, language, least):
@@ -150,6 +167,7 @@ def field():
 @pytest.fixture(scope="module")
 def attacked(field):
     with Renderer(workers=1, timeout=1.0) as r:
+        r.render_many([(language, GOOD[language], (64, 64)) for language in LANGUAGES])    # servers start before processes are counted
         yield r
 
 
@@ -162,13 +180,36 @@ def test_the_judge_can_see_red(attacked, field, language):
     assert attacks.is_red(attacked.submit(language, code, (64, 64)).result().image)
 
 
-@pytest.mark.skipif("bwrap" not in render.confinement(), reason="the degraded mode has its own table (README)")
+@pytest.mark.skipif("bwrap" not in sandbox.confinement(), reason="the degraded mode has its own table (docs/sandbox.md)")
 @pytest.mark.parametrize("attack", attacks.table(), ids=lambda a: f"{a.language}-{a.group}-{a.name}".replace(" ", "_"))
 def test_attack_is_stopped(attacked, field, attack):
     if attack.language not in LANGUAGES:
         pytest.skip(available()[attack.language])
     wrong, _, _ = field.judge(attacked, attack)
     assert not wrong
+
+
+@pytest.mark.parametrize("texts, kept", [
+    (b"", None), (b"null", None), (b"3", None), (b'[["a", 3]]', None), (b"[" * 50000, None), (b'[["a", [1' + b"0" * 400 + b", 0, 0, 0]]]", None),
+    (b'[["a", [0, 1, 2, 3]], ["b", [NaN, 0, 1, 1]], ["c", [0, 0, 1e999, 1]], ["d", [0]]]', [("a", (0, 1, 2, 3))])])
+def test_forged_texts_are_none_or_have_finite_boxes(texts, kept):
+    """Regression: a number too large for float made an 'infra' of the program that forged it, NaN a crash of the reward."""
+    assert render.parse_texts(texts) == kept
+
+
+def test_a_forged_empty_image_is_rejected(attacked, field):
+    (attack,) = [a for a in attacks.table() if a.name == "forged size"]
+    code = field.programs(attack)[0]
+    forged = code.replace("1 << 20, 1 << 20, 1 << 31, 1 << 31, 1 << 31", "0, 0, 0, 0, 0")
+    assert forged != code and {attacked.submit("python", c).result().status for c in (code, forged)} == {"rejected"}
+
+
+@pytest.mark.skipif("bwrap" not in sandbox.confinement(), reason="nothing is mounted without bubblewrap")
+def test_a_linked_environment_is_confined_as_well(tmp_path):
+    """Regression: of a .venv that is a link bubblewrap could not mount the packages, so it was left out."""
+    (tmp_path / "linked").symlink_to(sys.prefix)
+    code = "import sandbox, sys; assert '/linked/' in sys.executable and 'bwrap' in sandbox.confinement(), sandbox.confinement()"
+    subprocess.run([tmp_path / "linked" / "bin" / "python", "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("language", ["python", "html"])
@@ -184,9 +225,9 @@ def test_tame_attacks_succeed_where_nothing_confines(language):
     assert not harmless
 
 
-def test_the_readme_names_every_attack():
-    readme = (ROOT / "README.md").read_text()
-    assert not [a.name for a in attacks.table() if a.name not in readme]
+def test_the_document_names_every_attack():
+    document = (ROOT / "docs" / "sandbox.md").read_text()
+    assert not [a.name for a in attacks.table() if a.name not in document]
 
 
 # -------------------------------------------------------------------------------------------------------------- deadlines
@@ -211,7 +252,7 @@ def servers():
             line = open(f"/proc/{pid}/cmdline", "rb").read()
         except OSError:
             continue
-        if b"render.py\0--serve" in line or b"chromium-headless-shell" in line:
+        if b"server.py\0{" in line or b"chromium-headless-shell" in line:
             found.append(pid)
     return found
 
@@ -281,6 +322,18 @@ def test_many_threads_and_a_full_queue():
     assert np.array_equal(seen, expected) and all(np.array_equal(results[k], expected[k::4]) for k in range(4))
 
 
+def test_pictures_go_before_programs_that_wait():
+    """A worker that has a program in hand takes the picture next, though another program was there first."""
+    done = []
+    with Renderer(workers=1) as renderer:
+        futures = [renderer.submit(language, code, (8, 8)) for language, code in
+                   (("python", "import time; time.sleep(0.5)\n" + GOOD["python"]), ("python", GOOD["python"]), ("svg", GOOD["svg"]))]
+        for name, future in zip(("first", "second", "picture"), futures):
+            future.add_done_callback(lambda _, name=name: done.append(name))
+        assert all(f.result().status == "ok" for f in futures)
+    assert done.index("picture") < done.index("second")
+
+
 def draw_in_child(renderer, queue):
     with renderer or Renderer(workers=1) as r:
         queue.put(r.submit("svg", GOOD["svg"], (8, 8)).result().status)
@@ -335,8 +388,20 @@ def test_importing_starts_nothing():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0 and set(servers()) == before
 
 
+def test_imports_go_one_way_and_a_server_gets_no_more_than_it_needs():
+    files = re.findall(r"(\w+)\.py\b", render.__doc__.split("In reading order")[1])
+    assert len(files) == 8 and {f"{file}.py" for file in files[2:]} == {os.path.basename(path) for path in sandbox.INSIDE}
+    for i, file in enumerate(files):
+        nodes = list(ast.walk(ast.parse((ROOT / f"{file}.py").read_text())))
+        names = {node.module for node in nodes if isinstance(node, ast.ImportFrom)} | {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
+        assert not names & set(files[:i + 1]) and not names & {path.stem for path in ROOT.glob("*.py")} - set(files)
+    code = "import sys, server; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert "drawing" in loaded and not {"charts", "latex", "chromium", "sandbox", "render", "subprocess", "threading", "PIL"} & set(loaded)
+
+
 def test_refused_where_it_cannot_be_confined(monkeypatch):
-    monkeypatch.setattr(render, "confinement", lambda: "none")
+    monkeypatch.setattr(sandbox, "confinement", lambda: "none")
     with Renderer(workers=1) as renderer:
         for language in ("python", "html", "latex"):
             with pytest.raises(RuntimeError, match="--unsafe-render"):

@@ -1,6 +1,6 @@
-"""The loader: exact batches from disk.
+"""What the stages read from disk: exact batches (`Stream`, for sft.py), prompts one by one (`Prompts`, for virl.py).
 
-A run reads an endless stream of bins, lists of samples that go through the model together. The stream is a pure
+A run of sft.py reads an endless stream of bins, lists of samples that go through the model together. The stream is a pure
 function of (files, seed, bin size); where a run stands in it is one integer. Hence a run can be cut anywhere and goes
 on exactly, with any number of processes and loading workers.
 """

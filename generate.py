@@ -56,7 +56,7 @@ class SlotLayer(DynamicLayer):
         return self.keys[:B, :, :c.longest], self.values[:B, :, :c.longest]
 
     def fill(self, slots, source, rows):
-        """Copy `rows` of a filled layer into `slots` (int tensors [n]). Padding stays masked until it is overwritten."""
+        """Copy `rows` of a filled layer into `slots` (int tensors [n]). Padding stays masked until overwritten."""
         T = source.keys.shape[2]
         self.keys[slots, :, :T], self.values[slots, :, :T] = source.keys[rows].to(self.dtype), source.values[rows]
 

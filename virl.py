@@ -20,16 +20,12 @@ that did best on held-out samples by the metric outside the reward, with best.js
 
 Shapes: P prompts, G group, N answer tokens.
 """
-import os
-
-# Threads of torch that wait shall sleep: spinning, they take the cores from the renderers. Read when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 import argparse
 import base64
 import html
 import json
 import math
+import os
 import signal
 import time
 from collections import defaultdict
@@ -237,8 +233,6 @@ def roll_out(policy, groups, renderer, pool, judges, args, timing):
             group.judged = judges.submit(judge, group.sample, group.rollouts, renders, reference, pool, args)
 
     policy.dtype = torch.float32 if policy.device.type == "cpu" else getattr(torch, args.dtype)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads - 1))  # two renderers and two decoding threads on two cores hinder each other
     seeds = [[rollout_seed(args.seed, group.number, group.sample.id, g) for g in range(args.group)] for group in groups]
     try:
         prompts = [group.prompt for group in groups]
@@ -246,7 +240,6 @@ def roll_out(policy, groups, renderer, pool, judges, args, timing):
                  timing=timing)
     except ValueError as e:  # the cache of a single rollout does not fit the memory
         raise SystemExit(f"error: {e}.") from None
-    torch.set_num_threads(threads)
 
 
 def collect(policy, prompts, position, renderer, pool, judges, args, timing):
@@ -473,6 +466,7 @@ def main():
     if args.group < 2 or args.prompts < world:
         raise SystemExit(f"error: --group must be at least 2 and --prompts at least the number of processes ({world}).")
     reward_named(args.reward, args.encoder)  # a wrong name ends here
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # they spin while they wait: the renderers need cores, too
     out = Path(args.out)
     policy = P.load_policy(args.model, device)
     if main_rank:

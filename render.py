@@ -1321,7 +1321,8 @@ def bubblewrap():
     command = ["bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
                "--clearenv", "--hostname", "sandbox", "--uid", "1000", "--gid", "1000"]
     for path in sorted(engine_paths()[0]):
-        command += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
+        system = os.path.islink(path) and os.path.realpath(path).startswith("/usr/")   # /bin, a link to usr/bin; a .venv
+        command += ["--symlink", os.readlink(path), path] if system else ["--ro-bind", path, path]   # that is one is bound
     return command + ["--proc", "/proc", "--dev", "/dev", "--size", str(512 << 20), "--tmpfs", "/scratch", "--size",
                       str(512 << 20), "--tmpfs", "/cache", "--chdir", "/scratch", "--remount-ro", "/"]
 

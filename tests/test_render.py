@@ -171,6 +171,16 @@ def test_attack_is_stopped(attacked, field, attack):
     assert not wrong
 
 
+@pytest.mark.skipif("bwrap" not in render.confinement(), reason="without bubblewrap nothing is mounted")
+def test_folders_that_are_links_are_mounted(tmp_path, monkeypatch):
+    """A .venv that is a link made bubblewrap fail, so that programs were confined by less."""
+    (tmp_path / "real" / "lib").mkdir(parents=True)
+    (tmp_path / "venv").symlink_to(tmp_path / "real")
+    paths = [*render.engine_paths()[0], str(tmp_path / "venv"), str(tmp_path / "venv" / "lib")]
+    monkeypatch.setattr(render, "engine_paths", lambda: (paths, []))
+    assert subprocess.run([*render.bubblewrap(), "/bin/test", "-d", tmp_path / "venv" / "lib"]).returncode == 0
+
+
 @pytest.mark.parametrize("language", ["python", "html"])
 def test_tame_attacks_succeed_where_nothing_confines(language):
     """Control: the attacks work, so it is the confinement that stops them."""

@@ -9,12 +9,12 @@ code was made defective).
 
     python data.py synth --out out/data                   # procedural: the embedded default, or five domains (synth.py)
     python data.py import FILE.parquet --out out/mine     # foreign data -> our splits, rejects counted (corpus.py)
-    python data.py filter out/mine --out out/clean        # what parses, runs, draws the same twice
+    python data.py filter out/mine --out out/clean        # what parses, runs, draws the same twice (curate.py)
     python data.py dedupe out/clean --out out/unique      # without near-duplicates (dedupe.py)
     python data.py decontaminate out/unique --against SET.parquet --out out/mine    # without what an evaluation set holds
     python data.py refine out/clean --out out/refined     # defective programs to be corrected (refine.py)
-    python data.py select-rl out/clean/rl --scores out/eval/sft/scores.jsonl --out out/selected    # prompts worth ViRL
-    python data.py export out/mine/sft --out trl.parquet  # our samples -> TRL's or EasyR1's schema
+    python data.py select-rl out/clean/rl --scores out/eval/sft/scores.jsonl --out out/selected    # prompts worth ViRL (curate.py)
+    python data.py export out/mine/sft --out trl.parquet  # our samples -> TRL's or EasyR1's schema (corpus.py)
     python data.py stats out/data                         # what is in it
     python data.py view out/data --model out/tiny         # look at it, offline: which tokens are supervised
 
@@ -23,7 +23,6 @@ images, most of them without any code) and `DIR/test` (held out; no image of it 
 """
 import argparse
 import base64
-import bisect
 import html
 import io
 import os
@@ -166,14 +165,7 @@ def epoch_order(n, seed, epoch):
     return order
 
 
-# ----------------------------------------------------------------------------------- the loader: exact batches from disk
-# A run reads an endless stream of bins, lists of samples that go through the model together. The stream is a pure function
-# of (files, seed, bin size); where a run stands in it is one integer. Hence a run can be cut anywhere and goes on exactly,
-# with any number of processes and loading workers.
-
-POOL = 256  # samples among which those that fit together are looked for; one sample is in one pool of an epoch
 WINDOW = 16  # row groups that are mixed with each other: a reading process holds as many
-UNKNOWN = -1
 
 
 class Corpus:
@@ -232,99 +224,6 @@ class Corpus:
             rows = np.concatenate([np.arange(self.starts[g], self.starts[g + 1]) for g in shuffled[k:k + WINDOW]])
             found.append(rng.permutation(rows))
         return np.concatenate(found)
-
-
-def pack(lengths, budget):
-    """Best-fit-decreasing packing: lengths (all at most budget) -> bins, lists of positions in `lengths`."""
-    bins, room = [], []  # room: ascending (tokens left, bin)
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        k = bisect.bisect_left(room, (lengths[i], -1))  # the fullest bin that still takes it
-        left, b = room.pop(k) if k < len(room) else (budget, len(bins))
-        if b == len(bins):
-            bins.append([])
-        bins[b].append(i)
-        bisect.insort(room, (left - lengths[i], b))
-    return bins
-
-
-def bucket(lengths, size):
-    """Samples of similar length together, `size` at a time: lengths -> bins, lists of positions in `lengths`."""
-    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    return [order[i:i + size] for i in range(0, len(order), size)]
-
-
-class Stream:
-    """The endless stream of bins of a corpus.
-
-    make: lengths -> bins (`pack` or `bucket` with their size); measure: list of Sample -> tokens of each; limit: tokens
-    above which a sample is set aside; pool: samples that are put into bins together. `set_aside` and `unusable` (id:
-    reason) fill while it is read; the latter stop the run at more than 0.1 % of the corpus.
-    """
-
-    def __init__(self, corpus, make, measure, limit, seed, pool=POOL):
-        self.corpus, self.make, self.measure, self.limit, self.seed, self.pool = corpus, make, measure, limit, seed, pool
-        self.pools = -(-len(corpus) // pool)  # of an epoch
-        import numpy as np
-        self.lengths = np.full(len(corpus), UNKNOWN, np.int32)  # tokens, 0 for a sample that is left out
-        self.set_aside, self.unusable, self.epoch = {}, {}, (None, None)
-
-    def learn_lengths(self, numbers):
-        """Find out the tokens of these samples, as far as they are not known, and what cannot be used."""
-        new = [(i, self.corpus[i]) for i in numbers if self.lengths[i] == UNKNOWN]
-        for i, sample in new:
-            if reason := check_text(sample):
-                self.lengths[i] = 0
-                self.reject(sample.id, reason)
-        new = [(i, sample) for i, sample in new if self.lengths[i] == UNKNOWN]
-        for (i, sample), n in zip(new, self.measure([sample for _, sample in new]) if new else ()):
-            self.lengths[i] = n if n <= self.limit else 0
-            if n > self.limit:
-                self.set_aside[sample.id] = n
-
-    def lay_out(self, number):
-        """Pool `number`, counted on over the epochs -> its bins in the order of use, lists of (sample number, its stand-ins): the
-        numbers of the next shorter samples of the pool, the first of which takes its place should its image be unreadable."""
-        epoch, k = divmod(number, self.pools)
-        if self.epoch[0] != epoch:
-            self.epoch = epoch, self.corpus.order(self.seed, epoch)
-        chosen = self.epoch[1][k * self.pool:(k + 1) * self.pool]
-        self.learn_lengths(chosen)
-        chosen = [int(i) for i in chosen if self.lengths[i]]
-        ascending = sorted(chosen, key=lambda i: (self.lengths[i], i))
-        stand_ins = {i: tuple(ascending[max(0, k - 3):k][::-1] or ascending[1:4] or [0]) for k, i in enumerate(ascending)}
-        bins = [[(chosen[j], stand_ins[chosen[j]]) for j in b] for b in self.make([int(self.lengths[i]) for i in chosen])]
-        return [bins[j] for j in epoch_order(len(bins), self.seed, f"{number}/bins")]
-
-    def bins(self, position=0):
-        """Yields (position after it, bin) from `position` on, without end. Raises SystemExit when nothing fits."""
-        while (self.lengths != 0).any():
-            number, first = divmod(position, self.pool)
-            bins = self.lay_out(number)
-            for b in range(first, len(bins)):
-                yield number * self.pool + b + 1 if b + 1 < len(bins) else (number + 1) * self.pool, bins[b]
-            position = (number + 1) * self.pool
-        raise SystemExit(f"error: no sample of {self.corpus.path} fits {self.limit} tokens; raise --max-length.")
-
-    def reject(self, id, reason):
-        """Note and print an unusable sample. Raises SystemExit when they are more than 0.1 %: that is no accident but the wrong data."""
-        if id not in self.unusable:
-            print(f"set aside: {id}: {reason}", flush=True)
-        self.unusable[id] = reason
-        if len(self.unusable) > len(self.corpus) / 1000:
-            raise SystemExit(f"error: {len(self.unusable)} of {len(self.corpus)} samples of {self.corpus.path} cannot be used, more than 0.1 %, last "
-                             f"{id}: {reason}. `python data.py import` sorts out such rows and writes what is left.")
-
-
-def held_out(path, measure, limit, most=128, answer=True):
-    """The first `most` usable Samples of a shuffled held-out set whose `measure` (list of Sample -> tokens of each) is at most `limit`."""
-    corpus, found = Corpus(path), []
-    for i in corpus.order(0, 0):
-        s = corpus[i]
-        if not check_sample(s, answer) and measure([s])[0] <= limit:
-            found.append(s)
-        if len(found) == most:
-            break
-    return found
 
 
 # ------------------------------------------------------------------------------------------------------ foreign rows
@@ -480,6 +379,8 @@ def view(path, out, limit=60, model=""):
 
 def main():
     import corpus  # they build on this file
+    import curate
+    import scenes
     import synth
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -490,7 +391,7 @@ def main():
     p.add_argument("--test", type=int, default=768, help="number of held-out samples")
     p.add_argument("--label-jitter", type=float, default=0.1, help="difficulty 1: probability that a number in a label is off by one step")
     p.add_argument("--broken", type=float, default=0.1, help="difficulty 1: share of labels that are damaged")
-    p.add_argument("--domains", default=",".join(synth.MIXTURE), help=f"comma-separated domains, taken in turn: {', '.join(DOMAINS)}")
+    p.add_argument("--domains", default=",".join(scenes.MIXTURE), help=f"comma-separated domains, taken in turn: {', '.join(DOMAINS)}")
     p.add_argument("--difficulty", choices=("1", "2", "3", "mixed"), default="1", help="1: the embedded default's scenes of 64 pixels; 2: small programs; 3: rich ones")
     p.add_argument("--seed", type=int, default=0, help="seed of the scenes")
     p.add_argument("--workers", type=int, default=None, help="renderer workers (default: one per core)")
@@ -560,7 +461,7 @@ def main():
         elif args.command == "import":
             corpus.import_files(args.inputs, args.out, args.limit, args.workers, args.unsafe_render)
         elif args.command == "filter":
-            corpus.filter_samples(args.path, args.out, args.max_characters, args.render_timeout, args.workers, args.unsafe_render)
+            curate.filter_samples(args.path, args.out, args.max_characters, args.render_timeout, args.workers, args.unsafe_render)
         elif args.command == "dedupe":
             import dedupe
             dedupe.dedupe(args.path, args.out, args.workers)
@@ -571,7 +472,7 @@ def main():
             import refine
             refine.refine_samples(args.path, args.out, args.only, args.predictions, args.correct, args.seed, args.render_timeout, args.workers, args.unsafe_render)
         elif args.command == "select-rl":
-            corpus.select_rl(args.path, args.scores, args.out, args.count, args.low, args.high, args.spread, args.seed, args.workers)
+            curate.select_rl(args.path, args.scores, args.out, args.count, args.low, args.high, args.spread, args.seed, args.workers)
         elif args.command == "export":
             corpus.export(args.path, args.format, args.out, args.workers)
         elif args.command == "stats":

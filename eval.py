@@ -228,7 +228,7 @@ def baseline_answers(samples):
 
 def known_baselines(samples, out, slow=False, encoders=()):
     """(fingerprint of all that the baselines depend on, their rows from OUT or a run beside it, None if there are none)."""
-    files = ("domain.py", "eval.py", "metrics.py", "render.py", "reward.py", "traced.py")
+    files = ("charts.py", "chromium.py", "domain.py", "drawing.py", "eval.py", "latex.py", "metrics.py", "render.py", "reward.py", "server.py", "traced.py")
     digest = hashlib.sha256(b"".join((Path(__file__).parent / f).read_bytes() for f in files) + repr((slow, *encoders)).encode())
     for s in samples:
         digest.update(repr((s.id, s.language, s.task, s.prompt, s.answer, s.image)).encode(errors="replace"))

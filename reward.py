@@ -2,7 +2,7 @@
 
     python reward.py TARGET.png FILE                        # FILE: an answer, or a bare program (.py .html .svg .tex)
     python reward.py TARGET.png FILE --explain OUT.png      # target | render | where the fine term lost points
-    python tests/ladder.py                                  # does it put pictures in a person's order? (README, "The reward")
+    python tests/ladder.py                                  # does it put pictures in a person's order? (docs/reward.md)
 
     total  = 0.1 format + 0.9 visual - length_penalty                             (VinciCoder's weights, arXiv 2511.00391)
     visual = size * drawn * (0.35 fine + 0.35 edges + min(1, (fine + edges) / 0.4) * (0.15 coarse + 0.15 palette))

@@ -8,7 +8,7 @@ Next-token cross-entropy on the answer (code and end-of-turn token), never on th
         --steps 10400 --pack 16384 --batch 16 --max-length 8192 --load-workers 2 --out out/sft
 
 With --pack samples lie one behind the other in rows of so many tokens, each attending to itself alone: no padding. Without
-it a batch is padded, its micro-batches hold samples of similar length. Either way the stream of samples is `data.Stream`: a run that is cut goes on
+it a batch is padded, its micro-batches hold samples of similar length. Either way the stream of samples is `loader.Stream`: a run that is cut goes on
 with just the samples that it had not seen, on any number of processes.
 
 Reads DIR/*.parquet; writes OUT (a Hugging Face directory), OUT/config.json is the model's; OUT/run.json the arguments;
@@ -33,6 +33,7 @@ import policy as P
 import render
 import synth
 import tiny
+from loader import POOL, Stream, bucket, held_out_samples, pack
 
 # ------------------------------------------------------------------------------------------------------------ arguments
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
@@ -148,14 +149,14 @@ def main():
 
     # ------------------------------------------------------------------------------------------------------------- data
     limit = min(args.max_length, policy.context, args.pack or policy.context)
-    together = lambda lengths, size: data.pack(lengths, args.pack) if args.pack else data.bucket(lengths, size)
+    together = lambda lengths, size: pack(lengths, args.pack) if args.pack else bucket(lengths, size)
     corpus = data.Corpus(args.data)
-    pool = 4 * data.POOL if args.pack else args.batch  # a padded batch is drawn at random: of one length throughout it teaches less (LOG.md)
-    stream = data.Stream(corpus, lambda lengths: together(lengths, args.batch), policy.count_tokens, limit, args.seed, pool)
+    pool = 4 * POOL if args.pack else args.batch  # a padded batch is drawn at random: of one length throughout it teaches less (LOG.md)
+    stream = Stream(corpus, lambda lengths: together(lengths, args.batch), policy.count_tokens, limit, args.seed, pool)
     dataset = Encoded(corpus, policy, 4096 if corpus[0].width * corpus[0].height <= 128 * 128 else 0)
 
     eval_dir = Path(args.eval_data) if args.eval_data else Path(args.data).parent / "test"
-    held_out = data.held_out(eval_dir, policy.count_tokens, limit) if args.eval_data or eval_dir.is_dir() else []
+    held_out = held_out_samples(eval_dir, policy.count_tokens, limit) if args.eval_data or eval_dir.is_dir() else []
     encoded = [policy.encode(s.prompt, data.open_image(s), s.answer) for s in held_out]
     batches = [[encoded[i] for i in b] for b in together([len(e.input_ids) for e in encoded], args.micro_batch)]
     longest = max((len(e.input_ids) - e.prompt_length for e in encoded), default=0) + 32  # tokens that an answer may have

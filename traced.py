@@ -89,7 +89,7 @@ def color_f1(reference, candidate):
 def chart_scores(reference, candidate):
     """ChartMimic's low-level scores in [0, 1] of two matplotlib figures: F1 of texts (as strings, without the labels of x
     and y ticks), types (calls of plotting functions), layout (places of the Axes in their grids) and colours by function;
-    `chartmimic` is their mean. What is traced, and where that deviates: render.py, trace_matplotlib. Not taken over: that
+    `chartmimic` is their mean. What is traced, and where that deviates: charts.py, trace_matplotlib. Not taken over: that
     the benchmark takes any graph's layout as one cell."""
     if reference is None or candidate is None:
         return dict.fromkeys(CHART_PARTS, None if reference is None else 0.0)

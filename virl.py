@@ -41,6 +41,7 @@ import data
 import policy as P
 from eval import greedy_scores
 from generate import generate, rollout_seed
+from loader import held_out_samples
 from render import Renderer, available
 from report import STYLE, curves
 from reward import WEIGHTS, extract_code, reward_named, score_group, scorers
@@ -329,7 +330,7 @@ def main():
     eval_dir = Path(args.eval_data) if args.eval_data else Path(args.data).parent / "test"
     held_out = []
     if args.eval_every and (args.eval_data or eval_dir.is_dir()):
-        held_out = data.held_out(eval_dir, lambda s: policy.count_tokens(s, answers=False), policy.context - args.max_new_tokens, answer=False)
+        held_out = held_out_samples(eval_dir, lambda s: policy.count_tokens(s, answers=False), policy.context - args.max_new_tokens, answer=False)
         held_out = [s for s in held_out if s.language not in absent][:args.eval_samples]
     step, position, elapsed, skipped, best = 0, 0, 0.0, 0, -1.0  # position: prompts used so far, over all ranks
     if args.resume:

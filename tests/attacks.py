@@ -26,6 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import render  # noqa: E402
+import sandbox  # noqa: E402
 
 TIMEOUT = 3.0                           # seconds
 SIZE = (64, 64)
@@ -105,7 +106,7 @@ def table():
           tmp="open('@FOLDER@/written', 'w').write('x')",
           packages="open(np.__file__, 'a')",
           engine_cache="open(os.environ['MPLCONFIGDIR'] + '/x', 'w')",
-          itself="open('@ROOT@/render.py', 'a')",
+          itself="open('@ROOT@/server.py', 'a')",
           home="open('@HOME@/.vinci-written', 'w')",
           device="open('/dev/mem', 'rb')")
     group("python", "network", tame="tcp udp socketpair", loud="abstract_socket raw_syscall",
@@ -423,8 +424,7 @@ class Field:
 
     def state(self):
         """What must not change: our files, those that an attack would write, the sources."""
-        root = Path(render.__file__).parent
-        watched = [*self.path.rglob("*"), root / "render.py", Path(np.__file__), Path.home() / ".vinci-written", Path("/tmp/written")]
+        watched = [*self.path.rglob("*"), *map(Path, sandbox.INSIDE), Path(np.__file__), Path.home() / ".vinci-written", Path("/tmp/written")]
         return [(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(watched) if p.exists()]
 
     def fill(self, code):
@@ -501,17 +501,17 @@ class Field:
 
 @contextlib.contextmanager
 def confined_by(parts):
-    """render.confinement() answers `parts` at most. Servers that already run keep theirs."""
+    """sandbox.confinement() answers `parts` at most. Servers that already run keep theirs."""
     saved = os.environ.get("VINCI_CONFINEMENT")
     os.environ["VINCI_CONFINEMENT"] = parts
-    render.confinement.cache_clear()
+    sandbox.confinement.cache_clear()
     try:
         yield
     finally:
         os.environ.pop("VINCI_CONFINEMENT")
         if saved is not None:
             os.environ["VINCI_CONFINEMENT"] = saved
-        render.confinement.cache_clear()
+        sandbox.confinement.cache_clear()
 
 
 COLUMNS = {"default": "bwrap+landlock+seccomp", "without bubblewrap": "landlock+seccomp", "nothing (control)": "none"}

@@ -36,7 +36,8 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 from attacks import Field, descendants, table  # noqa: E402
-from render import Renderer, available, find_chromium  # noqa: E402
+from chromium import find_chromium  # noqa: E402
+from render import Renderer, available  # noqa: E402
 
 CHART = """import numpy as np
 import matplotlib.pyplot as plt
@@ -351,6 +352,7 @@ def released_pairs(n):
 def pack(args):
     """Share of the tokens of a batch that are not padding, for lengths as in 1.6M pairs of five domains."""
     import data
+    from loader import POOL, bucket, pack
     if args.data:  # image tokens of Qwen3-VL (32 x 32 pixels each), 3.2 characters a token
         samples = data.read_samples(args.data)
         sizes = [data.open_image(s).size for s in samples]
@@ -360,15 +362,15 @@ def pack(args):
         lengths, what = released_pairs(20000)[2], "a model of the released data"
     lengths = [int(n) for n in lengths if n <= 16384]
     print(f"lengths of {what}: mean {np.mean(lengths):.0f}, median {np.median(lengths):.0f}, 95 % below {np.quantile(lengths, 0.95):.0f}, at most {max(lengths)}")
-    pools = [lengths[i:i + data.POOL] for i in range(0, len(lengths) // data.POOL * data.POOL, data.POOL)]
+    pools = [lengths[i:i + POOL] for i in range(0, len(lengths) // POOL * POOL, POOL)]
     useful = {f"padded, batches of {n} as they come": sum(map(sum, pools)) / sum(n * max(p[i:i + n]) for p in pools for i in range(0, len(p), n)) for n in (4, 8)}
-    useful[f"padded, 8 of similar length out of a pool of {data.POOL}"] = sum(map(sum, pools)) / sum(len(b) * max(p[i] for i in b) for p in pools for b in data.bucket(p, 8))
+    useful[f"padded, 8 of similar length out of a pool of {POOL}"] = sum(map(sum, pools)) / sum(len(b) * max(p[i] for i in b) for p in pools for b in bucket(p, 8))
     started = time.perf_counter()
-    rows = sum(len(data.pack(p, 16384)) for p in pools)
+    rows = sum(len(pack(p, 16384)) for p in pools)
     milliseconds = 1e3 * (time.perf_counter() - started) / len(pools)
-    useful[f"packed, rows of 16,384, pool of {data.POOL}"] = packed = sum(map(sum, pools)) / (16384 * rows)
+    useful[f"packed, rows of 16,384, pool of {POOL}"] = packed = sum(map(sum, pools)) / (16384 * rows)
     wide = [sum(pools[i:i + 4], []) for i in range(0, len(pools), 4)]
-    useful["packed, rows of 16,384, pool of 1,024 (what sft.py does)"] = sum(map(sum, pools)) / (16384 * sum(len(data.pack(p, 16384)) for p in wide))
+    useful["packed, rows of 16,384, pool of 1,024 (what sft.py does)"] = sum(map(sum, pools)) / (16384 * sum(len(pack(p, 16384)) for p in wide))
     for name, share in useful.items():
         print(f"{name:60} {share:.3f} of the tokens are useful")
     print(f"packing a pool takes {milliseconds:.1f} ms")
@@ -394,7 +396,7 @@ def hours(args):
         of = lambda seconds: " / ".join(f"{seconds / 3600 / gpus:.1f}" for gpus in (1, 8, 64))
         rollouts = of(42e3 * 8 * 1000 / rate) if rate else "rate not measured"
         print(f"| {name} | {pair / 1e12:.0f} | {of(1.6e6 * pair / (SFT_MFU * peak))} | {rollouts} | {of(42e3 * group / (VIRL_MFU * peak))} |")
-    seconds = np.dot(MIXTURE, 1 / np.array((6.2, 18.1, 278.8, 8.0, 38.3)))  # README's table: renders a CPU-second of chart, page, SVG, TikZ, molecule
+    seconds = np.dot(MIXTURE, 1 / np.array((6.2, 18.1, 278.8, 8.0, 38.3)))  # docs/sandbox.md: renders a CPU-second of chart, page, SVG, TikZ, molecule
     print(f"rendering: {1e3 * seconds:.0f} CPU-ms a program, {42e3 * 8 * seconds / 3600:.1f} CPU-hours for all; scoring at 52 CPU-ms a pair {42e3 * 8 * 0.052 / 3600:.1f}")
 
 
@@ -584,7 +586,8 @@ def trl_sft(args):
 def held_out_encoded(policy, directory):
     """128 held-out samples, encoded, as sft.py takes them."""
     import data
-    found = data.held_out(Path(directory).parent / "test", policy.count_tokens, 2048)
+    from loader import held_out_samples
+    found = held_out_samples(Path(directory).parent / "test", policy.count_tokens, 2048)
     return [[policy.encode(s.prompt, data.open_image(s), s.answer) for s in found[i:i + 32]] for i in range(0, len(found), 32)]
 
 

@@ -190,6 +190,11 @@ def test_a_moved_line_is_found_and_mended():
     assert fixed("[sft.py:1](../sft.py#L1) `no such code anywhere`").startswith("[sft.py:1]")
 
 
+def test_the_readme_leads_to_every_document():
+    readme = (ROOT / "README.md").read_text()
+    assert not [str(path) for path in DOCUMENTS[1:] if f"]({path.relative_to(ROOT)})" not in readme]
+
+
 def test_commands_are_read():
     read = [match[1] or match[2] for command in commands((ROOT / "README.md").read_text()) if (match := COMMAND.match(command.split("#")[0].strip()))]
     assert len(read) > 25 and {"run.sh", "sft.py", "virl.py", "eval.py", "data.py", "reward.py", "render.py", "policy.py", "tests/bench.py"} <= {*read}

@@ -12,6 +12,7 @@ import domain
 import eval as ev
 import report
 import synth
+from synth_latex import document
 from conftest import ROOT
 from domain import chem_scores, domain_scores, earth_mover_similarity, node_texts, tex_scores, tex_tokens
 from render import Render, Renderer, available
@@ -327,7 +328,7 @@ def test_evaluation_of_five_domains(tmp_path, monkeypatch, capsys, encoders):
     with Renderer(2) as renderer:
         for name in domain.METRICS:
             language = {"chart": "python", "chem": "python", "web": "html"}.get(name, name)
-            small = [synth.document(f"\\node[draw] {{{word}}};") for word in ("one", "two", "three")]  # EMS takes longer for larger ones
+            small = [document(f"\\node[draw] {{{word}}};") for word in ("one", "two", "three")]  # EMS takes longer for larger ones
             for i, code in enumerate(small if name == "latex" else synth.programs(name, 2, 3, seed=1)):
                 render = renderer.submit(language, code, (300, 200)).result()
                 task, wrong = ("refine", code[:len(code) // 2]) if i == 0 else ("generate", "")

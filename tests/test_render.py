@@ -17,7 +17,7 @@ from skimage.metrics import structural_similarity
 
 import attacks
 import data
-import render
+import sandbox
 from attacks import GOOD
 from render import Renderer, available
 from reward import extract_code
@@ -162,7 +162,7 @@ def test_the_judge_can_see_red(attacked, field, language):
     assert attacks.is_red(attacked.submit(language, code, (64, 64)).result().image)
 
 
-@pytest.mark.skipif("bwrap" not in render.confinement(), reason="the degraded mode has its own table (README)")
+@pytest.mark.skipif("bwrap" not in sandbox.confinement(), reason="the degraded mode has its own table (docs/sandbox.md)")
 @pytest.mark.parametrize("attack", attacks.table(), ids=lambda a: f"{a.language}-{a.group}-{a.name}".replace(" ", "_"))
 def test_attack_is_stopped(attacked, field, attack):
     if attack.language not in LANGUAGES:
@@ -171,14 +171,14 @@ def test_attack_is_stopped(attacked, field, attack):
     assert not wrong
 
 
-@pytest.mark.skipif("bwrap" not in render.confinement(), reason="without bubblewrap nothing is mounted")
+@pytest.mark.skipif("bwrap" not in sandbox.confinement(), reason="without bubblewrap nothing is mounted")
 def test_folders_that_are_links_are_mounted(tmp_path, monkeypatch):
     """A .venv that is a link made bubblewrap fail, so that programs were confined by less."""
     (tmp_path / "real" / "lib").mkdir(parents=True)
     (tmp_path / "venv").symlink_to(tmp_path / "real")
-    paths = [*render.engine_paths()[0], str(tmp_path / "venv"), str(tmp_path / "venv" / "lib")]
-    monkeypatch.setattr(render, "engine_paths", lambda: (paths, []))
-    assert subprocess.run([*render.bubblewrap(), "/bin/test", "-d", tmp_path / "venv" / "lib"]).returncode == 0
+    paths = [*sandbox.engine_paths()[0], str(tmp_path / "venv"), str(tmp_path / "venv" / "lib")]
+    monkeypatch.setattr(sandbox, "engine_paths", lambda: (paths, []))
+    assert subprocess.run([*sandbox.bubblewrap(), "/bin/test", "-d", tmp_path / "venv" / "lib"]).returncode == 0
 
 
 @pytest.mark.parametrize("language", ["python", "html"])
@@ -194,9 +194,9 @@ def test_tame_attacks_succeed_where_nothing_confines(language):
     assert not harmless
 
 
-def test_the_readme_names_every_attack():
-    readme = (ROOT / "README.md").read_text()
-    assert not [a.name for a in attacks.table() if a.name not in readme]
+def test_the_document_names_every_attack():
+    document = (ROOT / "docs" / "sandbox.md").read_text()
+    assert not [a.name for a in attacks.table() if a.name not in document]
 
 
 # -------------------------------------------------------------------------------------------------------------- deadlines
@@ -221,7 +221,7 @@ def servers():
             line = open(f"/proc/{pid}/cmdline", "rb").read()
         except OSError:
             continue
-        if b"render.py\0--serve" in line or b"chromium-headless-shell" in line:
+        if b"server.py\0{" in line or b"chromium-headless-shell" in line:
             found.append(pid)
     return found
 
@@ -346,7 +346,7 @@ def test_importing_starts_nothing():
 
 
 def test_refused_where_it_cannot_be_confined(monkeypatch):
-    monkeypatch.setattr(render, "confinement", lambda: "none")
+    monkeypatch.setattr(sandbox, "confinement", lambda: "none")
     with Renderer(workers=1) as renderer:
         for language in ("python", "html", "latex"):
             with pytest.raises(RuntimeError, match="--unsafe-render"):

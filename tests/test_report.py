@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import report
-from render import find_chromium
+from chromium import find_chromium
 
 needs_browser = pytest.mark.skipif(not find_chromium(), reason="no Chromium to open the page with")
 

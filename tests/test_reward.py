@@ -365,9 +365,9 @@ def test_processes_end_with_the_one_that_uses_them():
     assert not alive()
 
 
-def test_the_readmes_own_reward_runs(tmp_path, monkeypatch):
+def test_the_documents_own_reward_runs(tmp_path, monkeypatch):
     """The example under "A reward of your own": it is Python as it stands, under 40 lines, and does what the text says."""
-    text = (ROOT / "README.md").read_text().split("### A reward of your own")[1]
+    text = (ROOT / "docs" / "reward.md").read_text().split("## A reward of your own")[1]
     code = text.split("```python\n")[1].split("\n```\n")[0]
     assert len(code.splitlines()) < 40
     (tmp_path / "my_reward.py").write_text(code)

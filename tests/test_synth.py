@@ -1,4 +1,4 @@
-"""synth.py: the embedded samples stay what they were; programs of five domains are distinct, run, and fall into disjoint splits."""
+"""synth.py, scenes.py: the embedded samples stay what they were; programs of five domains are distinct, run, and fall into disjoint splits."""
 import hashlib
 import io
 import random
@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import corpus
+import curate
 import data
 import render
+import scenes
 import synth
 from conftest import ROOT
 from test_data import command
@@ -21,18 +22,18 @@ MISSING = render.available()
 
 def test_scenes_differ_and_jitter_stays_on_the_canvas():
     rng = random.Random(0)
-    for domain in synth.INSTRUCTIONS:
-        codes = {synth.scene_code(domain, synth.draw_scene(rng, domain, *synth.LABELLED[domain])) for _ in range(300)}
+    for domain in scenes.INSTRUCTIONS:
+        codes = {scenes.scene_code(domain, scenes.draw_scene(rng, domain, *scenes.LABELLED[domain])) for _ in range(300)}
         assert len(codes) > (250 if domain != "chem" else 100)
     for _ in range(500):
-        scene = synth.draw_scene(rng, "svg", 1, 3, (16, 24, 32))
-        for kind, x, y, w, h, colour in synth.jitter(rng, "svg", scene, 0.5, 0.5):
-            assert 0 <= x <= 64 - w and 0 <= y <= 64 - h and 16 <= w <= 32 and 16 <= h <= 32 and colour in synth.COLOURS
+        scene = scenes.draw_scene(rng, "svg", 1, 3, (16, 24, 32))
+        for kind, x, y, w, h, colour in scenes.jitter(rng, "svg", scene, 0.5, 0.5):
+            assert 0 <= x <= 64 - w and 0 <= y <= 64 - h and 16 <= w <= 32 and 16 <= h <= 32 and colour in scenes.COLOURS
 
 
 def test_the_embedded_default_is_what_was_measured():
     """README's numbers hold for these samples: another stream of random numbers would make others."""
-    pairs = synth.synth_split(600, "0/sft", list(synth.MIXTURE), synth.LABELLED, 0.25, 0.1, 0.1, True, "synth/labelled")
+    pairs = scenes.synth_split(600, "0/sft", list(scenes.MIXTURE), scenes.LABELLED, 0.25, 0.1, 0.1, True, "synth/labelled")
     text = "\0".join(s.prompt + s.answer + truth for s, truth in pairs)
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "ce7907eead7329a0"
 
@@ -90,20 +91,20 @@ def test_programs_are_distinct_and_the_same_again(domain):
         codes, drawn = synth.draw_programs(domain, difficulty, 400, 0)
         assert len(set(codes)) == 400 >= 0.95 * drawn
         assert codes[:50] == synth.programs(domain, difficulty, 50, 0) != synth.programs(domain, difficulty, 50, 1)
-        assert not any(corpus.parse_error(synth.LANGUAGE_OF[domain], code) for code in codes)
+        assert not any(curate.parse_error(scenes.LANGUAGE_OF[domain], code) for code in codes)
     length = [np.median([len(c) for c in synth.programs(domain, difficulty, 100, 0)]) for difficulty in (1, 2, 3)]
     assert length[0] < length[1] < length[2]
 
 
 @pytest.mark.parametrize("domain, n", [("chart", 4), ("web", 6), ("svg", 20), ("latex", 3), ("chem", 8)])
 def test_programs_run_and_draw_something(domain, n):
-    language = synth.LANGUAGE_OF[domain]
+    language = scenes.LANGUAGE_OF[domain]
     if MISSING[language]:
         pytest.skip(f"no renderer for {language}")
     with render.Renderer(2) as renderer:
         for difficulty in (1, 2, 3):
             for r in renderer.render_many([(language, code, synth.SIZES.get(domain)) for code in synth.programs(domain, difficulty, n, 7)]):
-                assert r.status == "ok" and (corpus.image_reason(r.image) == "" or difficulty == 1), (difficulty, r.message)
+                assert r.status == "ok" and (curate.image_reason(r.image) == "" or difficulty == 1), (difficulty, r.message)
 
 
 @pytest.mark.skipif(any(MISSING.values()), reason="a language cannot be rendered here")

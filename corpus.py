@@ -21,16 +21,15 @@ import json
 import os
 import re
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from datetime import timedelta
-from multiprocessing import get_context
 from pathlib import Path
 
+import cli
 import data
 from data import NAMES, Sample
 from render import ENDINGS
-from reward import FENCES, end_with_parent
+from reward import FENCES
 
 CODE_ENDINGS = {ending: language for ending, language in ENDINGS.items() if language in FENCES}
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
@@ -215,7 +214,7 @@ def over_files(work, files, workers=None):
     if len(files) == 1:
         yield work(files[0])
         return
-    with ProcessPoolExecutor(max(1, min(workers or os.cpu_count() or 1, len(files))), get_context("spawn"), end_with_parent) as pool:
+    with cli.Pool(max(1, min(workers or os.cpu_count() or 1, len(files)))) as pool:
         yield from pool.map(work, files)
 
 
@@ -229,7 +228,7 @@ def in_processes(work, jobs, workers, out, title):
     os.environ.update(LEAN)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     mine = jobs[rank::world]
-    with ProcessPoolExecutor(max(1, min(workers or os.cpu_count() or 1, len(mine))), get_context("spawn"), end_with_parent) as pool:
+    with cli.Pool(max(1, min(workers or os.cpu_count() or 1, len(mine)))) as pool:
         futures = [pool.submit(work, *job) for job in mine]
         records = [future.result() for future in tqdm(futures, desc=title, unit="file", mininterval=1, disable=rank > 0)]
     all_ranks(world)

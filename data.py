@@ -33,6 +33,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cli
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
+
 from reward import FENCES, extract_code
 
 LANGUAGES = tuple(FENCES)
@@ -386,103 +391,98 @@ def main():
     commands = parser.add_subparsers(dest="command", required=True)
     p = commands.add_parser("synth", help="make procedural samples: the embedded default's, or five domains at three difficulties", allow_abbrev=False)
     p.add_argument("--out", required=True, help="directory to write (sft, rl, test below it)")
-    p.add_argument("--labelled", type=int, default=3200, help="number of image-code pairs for SFT")
-    p.add_argument("--targets", type=int, default=2400, help="number of target images without code for ViRL")
-    p.add_argument("--test", type=int, default=768, help="number of held-out samples")
-    p.add_argument("--label-jitter", type=float, default=0.1, help="difficulty 1: probability that a number in a label is off by one step")
-    p.add_argument("--broken", type=float, default=0.1, help="difficulty 1: share of labels that are damaged")
+    p.add_argument("--labelled", type=cli.whole(0), default=3200, help="number of image-code pairs for SFT")
+    p.add_argument("--targets", type=cli.whole(0), default=2400, help="number of target images without code for ViRL")
+    p.add_argument("--test", type=cli.whole(0), default=768, help="number of held-out samples")
+    p.add_argument("--label-jitter", type=cli.real(0, 1), default=0.1, help="difficulty 1: probability that a number in a label is off by one step")
+    p.add_argument("--broken", type=cli.real(0, 1), default=0.1, help="difficulty 1: share of labels that are damaged")
     p.add_argument("--domains", default=",".join(scenes.MIXTURE), help=f"comma-separated domains, taken in turn: {', '.join(DOMAINS)}")
     p.add_argument("--difficulty", choices=("1", "2", "3", "mixed"), default="1", help="1: the embedded default's scenes of 64 pixels; 2: small programs; 3: rich ones")
-    p.add_argument("--seed", type=int, default=0, help="seed of the scenes")
-    p.add_argument("--workers", type=int, default=None, help="renderer workers (default: one per core)")
+    p.add_argument("--seed", type=cli.whole(0), default=0, help="seed of the scenes")
+    p.add_argument("--workers", type=cli.whole(1), default=None, help="renderer workers (default: one per core)")
     p.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
     p = commands.add_parser("import", help="read data of the released, EasyR1's or TRL's schema, or folders of programs", allow_abbrev=False)
     p.add_argument("inputs", nargs="+", help="parquet files, directories of them, folders of programs, hf://datasets/NAME")
     p.add_argument("--out", required=True, help="directory to write (sft, rl, test, rejects.jsonl)")
-    p.add_argument("--limit", type=int, default=0, help="rows of each input file at most (0: all)")
-    p.add_argument("--workers", type=int, default=None, help="files read at a time (default: one per core)")
+    p.add_argument("--limit", type=cli.whole(0), default=0, help="rows of each input file at most (0: all)")
+    p.add_argument("--workers", type=cli.whole(1), default=None, help="files read at a time (default: one per core)")
     p.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
     p = commands.add_parser("filter", help="keep the samples whose program parses, is allowed, runs and draws the same twice", allow_abbrev=False)
     p.add_argument("path", help="directory of samples")
     p.add_argument("--out", required=True, help="directory to write")
-    p.add_argument("--max-characters", type=int, default=30000, help="longest program")
-    p.add_argument("--render-timeout", type=float, default=10.0, help="seconds per program")
-    p.add_argument("--workers", type=int, default=None, help="files read at a time (default: one per core)")
+    p.add_argument("--max-characters", type=cli.whole(1), default=30000, help="longest program")
+    p.add_argument("--render-timeout", type=cli.real(above=True), default=10.0, help="seconds per program")
+    p.add_argument("--workers", type=cli.whole(1), default=None, help="files read at a time (default: one per core)")
     p.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
     p = commands.add_parser("dedupe", help="drop near-duplicates", allow_abbrev=False)
     p.add_argument("path", help="directory of samples whose images can be read (see filter)")
     p.add_argument("--out", required=True, help="directory to write")
-    p.add_argument("--workers", type=int, default=None, help="files read at a time (default: one per core)")
+    p.add_argument("--workers", type=cli.whole(1), default=None, help="files read at a time (default: one per core)")
     p = commands.add_parser("decontaminate", help="drop from sft and rl what an evaluation set holds", allow_abbrev=False)
     p.add_argument("path", help="directory of samples whose images can be read (see filter)")
     p.add_argument("--against", nargs="+", required=True, help="evaluation sets: whatever `import` reads; answers may be missing")
     p.add_argument("--out", required=True, help="directory to write")
-    p.add_argument("--workers", type=int, default=None, help="files read at a time (default: one per core)")
+    p.add_argument("--workers", type=cli.whole(1), default=None, help="files read at a time (default: one per core)")
     p = commands.add_parser("refine", help="make refinement samples: image + defective code -> corrected code", allow_abbrev=False)
     p.add_argument("path", help="directory of samples whose programs run (see filter)")
     p.add_argument("--out", required=True, help="directory to write")
     p.add_argument("--from", dest="predictions", help="predictions.jsonl of eval.py for these samples: a model's wrong answers become defects too")
     p.add_argument("--only", action="store_true", help="write refinement samples alone, without the samples they are made of")
-    p.add_argument("--correct", type=float, default=0.07, help="share of programs without a defect, which are to be left alone")
-    p.add_argument("--seed", type=int, default=0, help="seed of the defects")
-    p.add_argument("--render-timeout", type=float, default=10.0, help="seconds per program")
-    p.add_argument("--workers", type=int, default=None, help="files read at a time (default: one per core)")
+    p.add_argument("--correct", type=cli.real(0, 1), default=0.07, help="share of programs without a defect, which are to be left alone")
+    p.add_argument("--seed", type=cli.whole(0), default=0, help="seed of the defects")
+    p.add_argument("--render-timeout", type=cli.real(above=True), default=10.0, help="seconds per program")
+    p.add_argument("--workers", type=cli.whole(1), default=None, help="files read at a time (default: one per core)")
     p.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
     p = commands.add_parser("select-rl", help="keep the prompts for ViRL on which a model's own samples have spread and head-room", allow_abbrev=False)
     p.add_argument("path", help="directory of samples or parquet file")
     p.add_argument("--scores", nargs="+", required=True, help="eval.py's scores.jsonl or virl.py's rollouts, of that model")
     p.add_argument("--out", required=True, help="directory to write (rl, rejects.jsonl)")
-    p.add_argument("--count", type=int, default=0, help="prompts wanted, evenly over languages and difficulty (0: all useful ones)")
-    p.add_argument("--low", type=float, default=0.2, help="least mean reward of a prompt's answers")
-    p.add_argument("--high", type=float, default=0.95, help="largest mean reward")
-    p.add_argument("--spread", type=float, default=0.03, help="least standard deviation of the rewards")
-    p.add_argument("--seed", type=int, default=0, help="seed of the choice inside a full bin")
-    p.add_argument("--workers", type=int, default=None, help="files read at a time (default: one per core)")
+    p.add_argument("--count", type=cli.whole(0), default=0, help="prompts wanted, evenly over languages and difficulty (0: all useful ones)")
+    p.add_argument("--low", type=cli.real(), default=0.2, help="least mean reward of a prompt's answers")
+    p.add_argument("--high", type=cli.real(), default=0.95, help="largest mean reward")
+    p.add_argument("--spread", type=cli.real(), default=0.03, help="least standard deviation of the rewards")
+    p.add_argument("--seed", type=cli.whole(0), default=0, help="seed of the choice inside a full bin")
+    p.add_argument("--workers", type=cli.whole(1), default=None, help="files read at a time (default: one per core)")
     p = commands.add_parser("export", help="write samples in TRL's or EasyR1's schema", allow_abbrev=False)
     p.add_argument("path", help="directory of samples or parquet file")
     p.add_argument("--format", choices=("trl", "easyr1"), default="trl", help="schema")
     p.add_argument("--out", required=True, help="directory to write")
-    p.add_argument("--workers", type=int, default=None, help="files read at a time (default: one per core)")
+    p.add_argument("--workers", type=cli.whole(1), default=None, help="files read at a time (default: one per core)")
     p = commands.add_parser("stats", help="count what is in a data directory", allow_abbrev=False)
     p.add_argument("path", help="data directory or parquet file")
     p = commands.add_parser("view", help="write an offline HTML page of samples", allow_abbrev=False)
     p.add_argument("path", help="data directory or parquet file")
     p.add_argument("--out", default="samples.html", help="HTML file to write")
-    p.add_argument("--limit", type=int, default=60, help="samples shown per split")
+    p.add_argument("--limit", type=cli.whole(0), default=60, help="samples shown per split")
     p.add_argument("--model", default="", help="model directory: show the tokens, and which of them are supervised")
     args = parser.parse_args()
     if int(os.environ.get("RANK", 0)):
         sys.stdout = open(os.devnull, "w")  # under torchrun rank 0 reports
-    try:
-        if args.command == "synth":
-            synth.synth(args.out, args.labelled, args.targets, args.test, args.seed, args.label_jitter, args.broken,
-                        args.domains.split(","), args.difficulty, args.workers, args.unsafe_render,
-                        int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-        elif args.command == "import":
-            corpus.import_files(args.inputs, args.out, args.limit, args.workers, args.unsafe_render)
-        elif args.command == "filter":
-            curate.filter_samples(args.path, args.out, args.max_characters, args.render_timeout, args.workers, args.unsafe_render)
-        elif args.command == "dedupe":
-            import dedupe
-            dedupe.dedupe(args.path, args.out, args.workers)
-        elif args.command == "decontaminate":
-            import dedupe
-            dedupe.decontaminate(args.path, args.against, args.out, args.workers)
-        elif args.command == "refine":
-            import refine
-            refine.refine_samples(args.path, args.out, args.only, args.predictions, args.correct, args.seed, args.render_timeout, args.workers, args.unsafe_render)
-        elif args.command == "select-rl":
-            curate.select_rl(args.path, args.scores, args.out, args.count, args.low, args.high, args.spread, args.seed, args.workers)
-        elif args.command == "export":
-            corpus.export(args.path, args.format, args.out, args.workers)
-        elif args.command == "stats":
-            stats(args.path)
-        else:
-            view(args.path, args.out, args.limit, args.model)
-    except BrokenPipeError:  # `data.py stats DIR | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    except OSError as e:  # no permission, disk full
-        sys.exit(f"error: {e.strerror}: {e.filename or getattr(args, 'out', None) or args.path}. Nothing half-written was left under the final names.")
+    if args.command == "synth":
+        synth.synth(args.out, args.labelled, args.targets, args.test, args.seed, args.label_jitter, args.broken,
+                    args.domains.split(","), args.difficulty, args.workers, args.unsafe_render,
+                    int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    elif args.command == "import":
+        corpus.import_files(args.inputs, args.out, args.limit, args.workers, args.unsafe_render)
+    elif args.command == "filter":
+        curate.filter_samples(args.path, args.out, args.max_characters, args.render_timeout, args.workers, args.unsafe_render)
+    elif args.command == "dedupe":
+        import dedupe
+        dedupe.dedupe(args.path, args.out, args.workers)
+    elif args.command == "decontaminate":
+        import dedupe
+        dedupe.decontaminate(args.path, args.against, args.out, args.workers)
+    elif args.command == "refine":
+        import refine
+        refine.refine_samples(args.path, args.out, args.only, args.predictions, args.correct, args.seed, args.render_timeout, args.workers, args.unsafe_render)
+    elif args.command == "select-rl":
+        curate.select_rl(args.path, args.scores, args.out, args.count, args.low, args.high, args.spread, args.seed, args.workers)
+    elif args.command == "export":
+        corpus.export(args.path, args.format, args.out, args.workers)
+    elif args.command == "stats":
+        stats(args.path)
+    else:
+        view(args.path, args.out, args.limit, args.model)
 
 
 if __name__ == "__main__":

@@ -39,13 +39,16 @@ import os
 import random
 import re
 import signal
-import sys
 import time
 from collections import Counter, defaultdict
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
+
+import cli
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
 
 import numpy as np
 from PIL import Image
@@ -303,7 +306,7 @@ def score_predictions(samples, found, out, workers=None, timeout=10.0, unsafe=Fa
 
     cache = (256 << 20) // max(3 * s.width * s.height for s in samples) + 1  # renders kept for equal programs: 256 MiB
     with Renderer(workers, timeout, unsafe, cache) as renderer, \
-            ProcessPoolExecutor(renderer.workers, get_context("spawn"), start_scorer) as pool, \
+            cli.Pool(renderer.workers, start_scorer) as pool, \
             ThreadPoolExecutor(4 * renderer.workers) as threads:  # the threads bound how many renders wait in memory
         try:
             for mine, base in tqdm(threads.map(one, range(len(samples))), "score", len(samples), unit="item", mininterval=1):
@@ -422,18 +425,18 @@ def main():
     parser.add_argument("--benchmark", choices=benchmarks.BENCHMARKS, help="--data is this public benchmark's folder or hub id (default: where it is published)")
     parser.add_argument("--out", help="directory to write (with --image default: out/image)")
     parser.add_argument("--label", help="the run's name in tables (default: the name of OUT)")
-    parser.add_argument("--limit", type=int, default=0, help="items at most, drawn over all of them (0: all)")
-    parser.add_argument("--samples", type=int, default=4, help="answers per item at temperature 1 (0: greedy only)")
-    parser.add_argument("--best-of", type=int, default=1, help="programs sampled per image, the greedy one among them, of which the best is kept (search.py)")
-    parser.add_argument("--refine", type=int, default=0, help="rounds in which the model corrects the best program")
-    parser.add_argument("--proposals", type=int, default=4, help="corrections sampled in each of them")
-    parser.add_argument("--top-p", type=float, default=1.0, help="draw them from the likeliest tokens that together reach this probability")
-    parser.add_argument("--max-new-tokens", type=int, default=256, help="tokens per answer at most")
-    parser.add_argument("--slots", type=int, default=128, help="answers decoded together on one process")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sampled answers")
+    parser.add_argument("--limit", type=cli.whole(0), default=0, help="items at most, drawn over all of them (0: all)")
+    parser.add_argument("--samples", type=cli.whole(0), default=4, help="answers per item at temperature 1 (0: greedy only)")
+    parser.add_argument("--best-of", type=cli.whole(1), default=1, help="programs sampled per image, the greedy one among them, of which the best is kept (search.py)")
+    parser.add_argument("--refine", type=cli.whole(0), default=0, help="rounds in which the model corrects the best program")
+    parser.add_argument("--proposals", type=cli.whole(1), default=4, help="corrections sampled in each of them")
+    parser.add_argument("--top-p", type=cli.real(0, 1, above=True), default=1.0, help="draw them from the likeliest tokens that together reach this probability")
+    parser.add_argument("--max-new-tokens", type=cli.whole(1), default=256, help="tokens per answer at most")
+    parser.add_argument("--slots", type=cli.whole(1), default=128, help="answers decoded together on one process")
+    parser.add_argument("--seed", type=cli.whole(0), default=0, help="seed of the sampled answers")
     parser.add_argument("--resume", action="store_true", help="go on with the predictions that OUT already holds")
-    parser.add_argument("--workers", type=int, default=None, help="renderer and scorer processes (default: one per core)")
-    parser.add_argument("--render-timeout", type=float, default=10.0, help="seconds per program")
+    parser.add_argument("--workers", type=cli.whole(1), default=None, help="renderer and scorer processes (default: one per core)")
+    parser.add_argument("--render-timeout", type=cli.real(above=True), default=10.0, help="seconds per program")
     parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
     parser.add_argument("--slow-metrics", action="store_true", help="add UniSVG's SSIM to SVG (triples its scoring) and Image2Struct's EMS to LaTeX "
                         "(seconds per answer)")
@@ -449,9 +452,6 @@ def main():
         parser.error("--image needs --model")
     if not args.image and not (args.out and (args.compare or args.data)):
         parser.error("--compare needs --out; --model and --predictions need --data and --out")
-    if min(args.samples, args.limit, args.refine) < 0 or min(args.max_new_tokens, args.slots, args.best_of, args.proposals) < 1 or not 0 < args.top_p <= 1:
-        parser.error("--samples, --limit and --refine cannot be negative; --max-new-tokens, --slots, --best-of and --proposals are at least 1; "
-                     "--top-p lies above 0 and is at most 1")
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
     def stop(number, frame):
@@ -491,7 +491,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except OSError as e:  # no permission, disk full, no such file
-        sys.exit(f"error: {e.strerror or e}: {e.filename or ''}")
+    main()

@@ -16,6 +16,11 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import cli
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
+
 import torch
 import torch.distributed as dist
 import torch.utils.checkpoint
@@ -470,8 +475,8 @@ def add_arguments(parser):
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="type of the training pass's matrix products; weights stay float32")
     parser.add_argument("--recompute", action="store_true", help="activation checkpointing: keep one activation a layer, compute the others again")
     parser.add_argument("--freeze-vision", action="store_true", help="train the language model alone")
-    parser.add_argument("--lora", type=int, default=0, help="train factors of this rank beside the language model's frozen matrices (needs peft; 0: all weights)")
-    parser.add_argument("--replicas", type=int, default=1, help="copies of the weights, each sharded over processes / replicas (HSDP: the number of nodes)")
+    parser.add_argument("--lora", type=cli.whole(0), default=0, help="train factors of this rank beside the language model's frozen matrices (needs peft; 0: all weights)")
+    parser.add_argument("--replicas", type=cli.whole(1), default=1, help="copies of the weights, each sharded over processes / replicas (HSDP: the number of nodes)")
 
 
 def prepare(policy, args, compile=False):
@@ -636,10 +641,10 @@ def main():
     import argparse
     parser = argparse.ArgumentParser(description="Plan the memory of a model.", allow_abbrev=False)
     parser.add_argument("--plan", metavar="MODEL", required=True, help="print the memory of one GPU: a hub id such as Qwen/Qwen3-VL-8B-Instruct, a directory, or all")
-    parser.add_argument("--gpus", type=int, default=8, help="GPUs that the weights are sharded over")
-    parser.add_argument("--tokens", type=int, default=16384, help="tokens of a packed row")
-    parser.add_argument("--slots", type=int, default=64, help="rollouts decoded together on one GPU")
-    parser.add_argument("--length", type=int, default=4096, help="tokens of a rollout, prompt and answer")
+    parser.add_argument("--gpus", type=cli.whole(1), default=8, help="GPUs that the weights are sharded over")
+    parser.add_argument("--tokens", type=cli.whole(1), default=16384, help="tokens of a packed row")
+    parser.add_argument("--slots", type=cli.whole(1), default=64, help="rollouts decoded together on one GPU")
+    parser.add_argument("--length", type=cli.whole(1), default=4096, help="tokens of a rollout, prompt and answer")
     parser.add_argument("--recompute", action="store_true", help="with activation checkpointing")
     args = parser.parse_args()
     import plan

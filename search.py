@@ -26,15 +26,14 @@ import json
 import re
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+import cli
 import data
 from eval import judge, load_model, read_predictions
 from metrics import letterbox
@@ -83,7 +82,7 @@ def judges(workers=None, timeout=10.0, unsafe=False):
             raise SystemExit(f"error: {e}") from None
         return [[{**a, **found[a["response"]]} for a in group] for group, found in zip(answers, known)]
 
-    with Renderer(workers, timeout, unsafe) as renderer, ProcessPoolExecutor(renderer.workers, get_context("spawn"), start_scorer) as pool:
+    with Renderer(workers, timeout, unsafe) as renderer, cli.Pool(renderer.workers, start_scorer) as pool:
         yield assess
 
 

@@ -25,6 +25,11 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
+import cli
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
+
 import torch
 
 import data
@@ -42,25 +47,25 @@ parser.add_argument("--build-tiny", action="store_true", help="build the tiny ra
 parser.add_argument("--data", default="out/data/sft", help="directory of parquet files; out/data/sft is made when missing")
 parser.add_argument("--eval-data", default="", help="held-out samples for the in-loop loss (default: DATA/../test if there)")
 parser.add_argument("--out", default="out/sft", help="directory to write")
-parser.add_argument("--steps", type=int, default=1000, help="optimizer steps")
-parser.add_argument("--max-seconds", type=float, default=0, help="stop after this much training time; the learning rate decays by it (0: by steps)")
-parser.add_argument("--batch", type=int, default=32, help="samples (with --pack: packed rows) per optimizer step over all processes")
-parser.add_argument("--pack", type=int, default=0, help="tokens of a packed row, one forward and backward (0: padded batches)")
-parser.add_argument("--micro-batch", type=int, default=32, help="without --pack: samples per forward and backward on one process")
-parser.add_argument("--max-length", type=int, default=2048, help="tokens per sample at most; longer ones are set aside and counted")
-parser.add_argument("--load-workers", type=int, default=0, help="processes that read and encode samples ahead (0: in the training process)")
+parser.add_argument("--steps", type=cli.whole(1), default=1000, help="optimizer steps")
+parser.add_argument("--max-seconds", type=cli.real(), default=0, help="stop after this much training time; the learning rate decays by it (0: by steps)")
+parser.add_argument("--batch", type=cli.whole(1), default=32, help="samples (with --pack: packed rows) per optimizer step over all processes")
+parser.add_argument("--pack", type=cli.whole(0), default=0, help="tokens of a packed row, one forward and backward (0: padded batches)")
+parser.add_argument("--micro-batch", type=cli.whole(1), default=32, help="without --pack: samples per forward and backward on one process")
+parser.add_argument("--max-length", type=cli.whole(1), default=2048, help="tokens per sample at most; longer ones are set aside and counted")
+parser.add_argument("--load-workers", type=cli.whole(0), default=0, help="processes that read and encode samples ahead (0: in the training process)")
 parser.add_argument("--compile", action="store_true", help="compile each layer (torch.compile): a minute at the start, then fewer and larger kernels; for GPUs")
-parser.add_argument("--lr", type=float, default=3e-3, help="AdamW learning rate")
-parser.add_argument("--matrix-lr", type=float, default=0.015, help="Muon learning rate of the inner matrices (0: AdamW for all)")
-parser.add_argument("--weight-decay", type=float, default=0.01, help="decoupled weight decay of the inner matrices")
-parser.add_argument("--warmup", type=int, default=20, help="steps of linear warm-up")
-parser.add_argument("--decay", type=float, default=0.4, help="last fraction of the run with linear decay to zero")
-parser.add_argument("--clip", type=float, default=5.0, help="gradient norm limit")
-parser.add_argument("--eval-every", type=int, default=200, help="steps between held-out losses (0: never)")
-parser.add_argument("--render-every", type=int, default=500, help="steps between greedy answers to held-out samples that are rendered and scored (0: never)")
-parser.add_argument("--eval-samples", type=int, default=32, help="samples that are answered then")
-parser.add_argument("--save-every", type=int, default=200, help="steps between resumable states")
-parser.add_argument("--seed", type=int, default=0, help="seed of the data order")
+parser.add_argument("--lr", type=cli.real(), default=3e-3, help="AdamW learning rate")
+parser.add_argument("--matrix-lr", type=cli.real(), default=0.015, help="Muon learning rate of the inner matrices (0: AdamW for all)")
+parser.add_argument("--weight-decay", type=cli.real(), default=0.01, help="decoupled weight decay of the inner matrices")
+parser.add_argument("--warmup", type=cli.whole(0), default=20, help="steps of linear warm-up")
+parser.add_argument("--decay", type=cli.real(0, 1), default=0.4, help="last fraction of the run with linear decay to zero")
+parser.add_argument("--clip", type=cli.real(above=True), default=5.0, help="gradient norm limit")
+parser.add_argument("--eval-every", type=cli.whole(0), default=200, help="steps between held-out losses (0: never)")
+parser.add_argument("--render-every", type=cli.whole(0), default=500, help="steps between greedy answers to held-out samples that are rendered and scored (0: never)")
+parser.add_argument("--eval-samples", type=cli.whole(0), default=32, help="samples that are answered then")
+parser.add_argument("--save-every", type=cli.whole(1), default=200, help="steps between resumable states")
+parser.add_argument("--seed", type=cli.whole(0), default=0, help="seed of the data order")
 parser.add_argument("--resume", action="store_true", help="go on from the newest state in OUT")
 parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
 P.add_arguments(parser)

@@ -82,7 +82,7 @@ if __name__ == "__main__":
     rows = eval.judge(data.png(target.image), "grid", program, [(fence(code), render, None, (code, render)) for code, render in ((program, target), (wrong, other))], target)
     assert rows[0]["reward"] == 1 > rows[1]["reward"] > 0.1 and rows[0]["domain"] == {}, rows
     Path("programs").mkdir()
-    corpus.ProcessPoolExecutor = lambda workers, *_: ThreadPoolExecutor(workers)  # four commands without starting four processes
+    cli.Pool = lambda workers, *_: ThreadPoolExecutor(workers)  # four commands without starting four processes
     rng = np.random.default_rng(0)
     for i in range(60):
         Path(f"programs/{i}.grid").write_text("\\n".join("".join(rng.choice(list("..rgb"), 6)) for _ in range(6)))

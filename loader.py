@@ -1,10 +1,12 @@
 """The loader: exact batches from disk.
 
-A run reads an endless stream of bins, lists of samples that go through the model together. The stream is a pure function
-of (files, seed, bin size); where a run stands in it is one integer. Hence a run can be cut anywhere and goes on exactly,
-with any number of processes and loading workers.
+A run reads an endless stream of bins, lists of samples that go through the model together. The stream is a pure
+function of (files, seed, bin size); where a run stands in it is one integer. Hence a run can be cut anywhere and goes
+on exactly, with any number of processes and loading workers.
 """
 import bisect
+
+import numpy as np
 
 from data import Corpus, check_sample, check_text, epoch_order
 
@@ -35,33 +37,34 @@ class Stream:
     """The endless stream of bins of a corpus.
 
     make: lengths -> bins (`pack` or `bucket` with their size); measure: list of Sample -> tokens of each; limit: tokens
-    above which a sample is set aside; pool: samples that are put into bins together. `set_aside` and `unusable` (id:
-    reason) fill while it is read; the latter stop the run at more than 0.1 % of the corpus.
+    above which a sample is set aside; pool: samples that are put into bins together. `set_aside` (id: tokens) and
+    `unusable` (id: reason) fill while it is read; the latter stop the run at more than 0.1 % of the corpus.
     """
 
     def __init__(self, corpus, make, measure, limit, seed, pool=POOL):
-        self.corpus, self.make, self.measure, self.limit, self.seed, self.pool = corpus, make, measure, limit, seed, pool
+        self.corpus, self.make, self.measure, self.limit = corpus, make, measure, limit
+        self.seed, self.pool = seed, pool
         self.pools = -(-len(corpus) // pool)  # of an epoch
-        import numpy as np
-        self.lengths = np.full(len(corpus), UNKNOWN, np.int32)  # tokens, 0 for a sample that is left out
-        self.set_aside, self.unusable, self.epoch = {}, {}, (None, None)
+        self.lengths = np.full(len(corpus), UNKNOWN, np.int32)  # [n] tokens, 0 for a sample that is left out
+        self.set_aside, self.unusable = {}, {}
+        self.epoch = None, None  # (its number, its order), the last one that was needed
 
-    def learn_lengths(self, numbers):
-        """Find out the tokens of these samples, as far as they are not known, and what cannot be used."""
-        new = [(i, self.corpus[i]) for i in numbers if self.lengths[i] == UNKNOWN]
-        for i, sample in new:
-            if reason := check_text(sample):
-                self.lengths[i] = 0
-                self.reject(sample.id, reason)
-        new = [(i, sample) for i, sample in new if self.lengths[i] == UNKNOWN]
-        for (i, sample), n in zip(new, self.measure([sample for _, sample in new]) if new else ()):
-            self.lengths[i] = n if n <= self.limit else 0
-            if n > self.limit:
-                self.set_aside[sample.id] = n
+    def bins(self, position=0):
+        """Yields (position after it, bin) from `position` on, without end. Raises SystemExit when nothing fits."""
+        while (self.lengths != 0).any():
+            number, first = divmod(position, self.pool)  # a pool has no more bins than samples
+            bins = self.lay_out(number)
+            for b in range(first, len(bins)):
+                yield number * self.pool + b + 1 if b + 1 < len(bins) else (number + 1) * self.pool, bins[b]
+            position = (number + 1) * self.pool
+        raise SystemExit(f"error: no sample of {self.corpus.path} fits {self.limit} tokens; raise --max-length.")
 
     def lay_out(self, number):
-        """Pool `number`, counted on over the epochs -> its bins in the order of use, lists of (sample number, its stand-ins): the
-        numbers of the next shorter samples of the pool, the first of which takes its place should its image be unreadable."""
+        """Pool `number`, counted on over the epochs -> its bins in the order of use: lists of (sample, stand-ins).
+
+        All are numbers of samples. Stand-ins are the next shorter ones of the pool; the first that can be read takes
+        the place of a sample whose image cannot.
+        """
         epoch, k = divmod(number, self.pools)
         if self.epoch[0] != epoch:
             self.epoch = epoch, self.corpus.order(self.seed, epoch)
@@ -69,32 +72,44 @@ class Stream:
         self.learn_lengths(chosen)
         chosen = [int(i) for i in chosen if self.lengths[i]]
         ascending = sorted(chosen, key=lambda i: (self.lengths[i], i))
-        stand_ins = {i: tuple(ascending[max(0, k - 3):k][::-1] or ascending[1:4] or [0]) for k, i in enumerate(ascending)}
-        bins = [[(chosen[j], stand_ins[chosen[j]]) for j in b] for b in self.make([int(self.lengths[i]) for i in chosen])]
-        return [bins[j] for j in epoch_order(len(bins), self.seed, f"{number}/bins")]
+        stand_ins = {i: tuple(ascending[max(0, k - 3):k][::-1] or ascending[1:4] or [0])
+                     for k, i in enumerate(ascending)}
+        bins = self.make([int(self.lengths[i]) for i in chosen])
+        order = epoch_order(len(bins), self.seed, f"{number}/bins")
+        return [[(chosen[i], stand_ins[chosen[i]]) for i in bins[b]] for b in order]
 
-    def bins(self, position=0):
-        """Yields (position after it, bin) from `position` on, without end. Raises SystemExit when nothing fits."""
-        while (self.lengths != 0).any():
-            number, first = divmod(position, self.pool)
-            bins = self.lay_out(number)
-            for b in range(first, len(bins)):
-                yield number * self.pool + b + 1 if b + 1 < len(bins) else (number + 1) * self.pool, bins[b]
-            position = (number + 1) * self.pool
-        raise SystemExit(f"error: no sample of {self.corpus.path} fits {self.limit} tokens; raise --max-length.")
+    def learn_lengths(self, numbers):
+        """Find out the tokens of these samples, as far as they are not known, and what cannot be used."""
+        new = []
+        for i in numbers:
+            if self.lengths[i] == UNKNOWN:
+                sample = self.corpus[i]
+                if reason := check_text(sample):
+                    self.lengths[i] = 0
+                    self.reject(sample.id, reason)
+                else:
+                    new.append((i, sample))
+        for (i, sample), n in zip(new, self.measure([sample for _, sample in new]) if new else ()):
+            self.lengths[i] = n if n <= self.limit else 0
+            if n > self.limit:
+                self.set_aside[sample.id] = n
 
     def reject(self, id, reason):
-        """Note and print an unusable sample. Raises SystemExit when they are more than 0.1 %: that is no accident but the wrong data."""
+        """Note and print an unusable sample. Raises SystemExit beyond 0.1 % of them: no accident but the wrong data."""
         if id not in self.unusable:
             print(f"set aside: {id}: {reason}", flush=True)
         self.unusable[id] = reason
         if len(self.unusable) > len(self.corpus) / 1000:
-            raise SystemExit(f"error: {len(self.unusable)} of {len(self.corpus)} samples of {self.corpus.path} cannot be used, more than 0.1 %, last "
-                             f"{id}: {reason}. `python data.py import` sorts out such rows and writes what is left.")
+            raise SystemExit(f"error: {len(self.unusable)} of {len(self.corpus)} samples of {self.corpus.path} "
+                             f"cannot be used, more than 0.1 %, last {id}: {reason}. `python data.py import` sorts out "
+                             "such rows and writes what is left.")
 
 
 def held_out_samples(path, measure, limit, most=128, answer=True):
-    """The first `most` usable Samples of a shuffled held-out set whose `measure` (list of Sample -> tokens of each) is at most `limit`."""
+    """The first usable Samples of a shuffled held-out set, at most `most`.
+
+    measure: list of Sample -> tokens of each, of which one has at most `limit`; answer: whether it must have one.
+    """
     corpus, found = Corpus(path), []
     for i in corpus.order(0, 0):
         s = corpus[i]

@@ -1,7 +1,9 @@
-"""Difficulty 1: scenes of one to three elements on 64 pixels, the programs that draw them, and the imperfect corpus made of them.
+"""Difficulty 1: scenes of one to three elements on 64 pixels, the programs that draw them, and the embedded default.
 
 A scene is a list of elements on a 64 px canvas with coordinates on an 8 px grid; each domain draws it its own way.
-SVG, web, LaTeX: (kind, x, y, w, h, colour). Charts: ("bar"|"barh", [(value, colour), ...]). Chemistry: (core, [group, ...]).
+    SVG, web, LaTeX     [(kind, x, y, w, h, colour), ...]
+    charts              ("bar" or "barh", [(value, colour), ...])
+    chemistry           (core, [group, ...])
 """
 import random
 
@@ -11,15 +13,20 @@ CANVAS, GRID = 64, 8  # pixels
 LANGUAGE_OF = {"chart": "python", "web": "html", "svg": "svg", "latex": "latex", "chem": "python"}
 COLOURS = ("red", "green", "blue", "orange", "purple", "black", "cyan", "gray")
 CORES = ("c1cc{}cc{}c1", "c1cc{}c{}cc1", "C1CC{}CC{}C1", "c1c{}nc{}cc1", "C1C{}CC{}C1", "c1c{}sc{}c1")
-INSTRUCTIONS = {"svg": "Write SVG code that draws this image.",
-                "web": "Write HTML code that draws this image.",
-                "chart": "Write Python code that draws this image.",
-                "latex": "Write LaTeX code that draws this image.",
-                "chem": "Write RDKit code that draws this image."}
+INSTRUCTIONS = {domain: f"Write {name} code that draws this image." for domain, name in (
+    ("svg", "SVG"), ("web", "HTML"), ("chart", "Python"), ("latex", "LaTeX"), ("chem", "RDKit"))}
+
+# The regime of the embedded default (README, "The regime"): imperfect labels; many targets without code, half of them
+# larger than anything labelled. Least and most elements of a scene, and their sizes.
+LABELLED = {"svg": (1, 2, (16, 24)), "web": (1, 2, (16, 24)), "latex": (1, 2, (16, 24)),
+            "chart": (2, 3, (1, 2, 3, 4, 5, 6)), "chem": (1, 2, ("C", "O", "N", "F", "Cl"))}
+TARGETS = {"svg": (1, 2, (24, 32)), "web": (1, 2, (24, 32)), "latex": (1, 2, (24, 32)),
+           "chart": (2, 3, (2, 3, 4, 5, 6, 7)), "chem": (1, 2, ("CC", "OC", "C#N", "C=O", "Br"))}
+MIXTURE = ("svg", "web", "svg", "svg", "chart", "svg")  # scenes take these in turn; an SVG renders 20 times as fast
 
 
 def draw_scene(rng, domain, low, high, sizes):
-    """A random scene with `low` to `high` elements of the given sizes (sides in pixels, heights of bars, groups of atoms)."""
+    """A random scene with `low` to `high` elements; sizes: of their sides in pixels, of bars; or groups of atoms."""
     n = rng.randint(low, high)
     if domain == "chem":
         return rng.choice(CORES), [rng.choice(sizes) for _ in range(n)]
@@ -31,51 +38,84 @@ def draw_scene(rng, domain, low, high, sizes):
         kind = rng.choice(("rect", "circle") if domain == "web" else ("rect", "circle", "triangle"))
         w, h = rng.choice(sizes), rng.choice(sizes)
         h = w if kind == "circle" else h
-        scene.append((kind, rng.randrange(0, CANVAS - w + 1, GRID), rng.randrange(0, CANVAS - h + 1, GRID), w, h, colour))
+        x, y = (rng.randrange(0, CANVAS - side + 1, GRID) for side in (w, h))
+        scene.append((kind, x, y, w, h, colour))
     return sorted(scene, key=lambda e: (e[1], e[2]))  # people write from left to right, too; a fixed order is learnable
 
 
-def scene_code(domain, scene):
-    """The program that draws `scene`."""
-    if domain == "chem":
-        smiles = scene[0].format(*(f"({group})" for group in scene[1]), "")
-        return ("from rdkit import Chem\nfrom rdkit.Chem import Draw\n"
-                f"Draw.MolToFile(Chem.MolFromSmiles('{smiles}'), 'molecule.png', size=({CANVAS}, {CANVAS}))")
-    if domain == "chart":
-        kind, bars = scene
-        n, values = len(bars), ", ".join(str(v) for v, _ in bars)
-        box = f"0, {n + 1}, 0, 9" if kind == "bar" else f"0, 9, 0, {n + 1}"
-        return ("import matplotlib.pyplot as plt\nplt.figure(figsize=(0.64, 0.64))\n"
-                f"plt.{kind}([{', '.join(str(i + 1) for i in range(n))}], [{values}], "
-                f"color=[{', '.join(repr(c) for _, c in bars)}])\nplt.axis([{box}])\nplt.axis('off')\nplt.savefig('chart.png')")
+def chem_code(scene):
+    core, groups = scene
+    smiles = core.format(*(f"({group})" for group in groups), "")
+    return ("from rdkit import Chem\nfrom rdkit.Chem import Draw\n"
+            f"Draw.MolToFile(Chem.MolFromSmiles('{smiles}'), 'molecule.png', size=({CANVAS}, {CANVAS}))")
+
+
+def chart_code(scene):
+    kind, bars = scene
+    n = len(bars)
+    places, values = ", ".join(str(i + 1) for i in range(n)), ", ".join(str(v) for v, _ in bars)
+    colours = ", ".join(repr(c) for _, c in bars)
+    box = f"0, {n + 1}, 0, 9" if kind == "bar" else f"0, 9, 0, {n + 1}"
+    return ("import matplotlib.pyplot as plt\nplt.figure(figsize=(0.64, 0.64))\n"
+            f"plt.{kind}([{places}], [{values}], color=[{colours}])\n"
+            f"plt.axis([{box}])\nplt.axis('off')\nplt.savefig('chart.png')")
+
+
+def corners_of(x, y, w, h):
+    """Those of a triangle in a box: left below, top, right below."""
+    return (x, y + h), (x + w // 2, y), (x + w, y + h)
+
+
+def web_code(scene):
     lines = []
     for kind, x, y, w, h, colour in scene:
-        corners = (x, y + h), (x + w // 2, y), (x + w, y + h)
-        if domain == "web":
-            radius = ";border-radius:50%" if kind == "circle" else ""
-            lines.append(f'<div style="position:absolute;left:{x}px;top:{y}px;width:{w}px;height:{h}px;'
-                         f'background:{colour}{radius}"></div>')
-        elif domain == "latex":
-            shape = {"rect": f"({x},{y}) rectangle ({x + w},{y + h})", "circle": f"({x + w // 2},{y + w // 2}) circle[radius={w // 2}]",
-                     "triangle": " -- ".join(f"({a},{b})" for a, b in corners) + " -- cycle"}[kind]
-            lines.append(f"\\fill[{colour}] {shape};")
-        elif kind == "rect":
+        radius = ";border-radius:50%" if kind == "circle" else ""
+        lines.append(f'<div style="position:absolute;left:{x}px;top:{y}px;width:{w}px;height:{h}px;'
+                     f'background:{colour}{radius}"></div>')
+    body = "\n".join(lines)
+    return f'<body style="margin:0">\n{body}\n</body>'
+
+
+def latex_code(scene):
+    lines = []
+    for kind, x, y, w, h, colour in scene:
+        if kind == "rect":
+            shape = f"({x},{y}) rectangle ({x + w},{y + h})"
+        elif kind == "circle":
+            shape = f"({x + w // 2},{y + w // 2}) circle[radius={w // 2}]"
+        else:
+            shape = " -- ".join(f"({a},{b})" for a, b in corners_of(x, y, w, h)) + " -- cycle"
+        lines.append(f"\\fill[{colour}] {shape};")
+    body = "\n".join(lines)  # 0.48pt are one pixel at the 150 dpi of render.py
+    return ("\\documentclass[tikz]{standalone}\n\\begin{document}\n\\begin{tikzpicture}[x=0.48pt, y=-0.48pt]\n"
+            f"\\useasboundingbox (0,0) rectangle ({CANVAS},{CANVAS});\n{body}\n\\end{{tikzpicture}}\n\\end{{document}}")
+
+
+def svg_code(scene):
+    lines = []
+    for kind, x, y, w, h, colour in scene:
+        if kind == "rect":
             lines.append(f'<rect x="{x}" y="{y}" width="{w}" height="{h}" fill="{colour}"/>')
         elif kind == "circle":
             lines.append(f'<circle cx="{x + w // 2}" cy="{y + w // 2}" r="{w // 2}" fill="{colour}"/>')
         else:
-            lines.append(f'<polygon points="{",".join(f"{a},{b}" for a, b in corners)}" fill="{colour}"/>')
+            points = ",".join(f"{a},{b}" for a, b in corners_of(x, y, w, h))
+            lines.append(f'<polygon points="{points}" fill="{colour}"/>')
     body = "\n".join(lines)
-    if domain == "web":
-        return f'<body style="margin:0">\n{body}\n</body>'
-    if domain == "latex":  # 0.48pt are one pixel at the 150 dpi of render.py
-        return ("\\documentclass[tikz]{standalone}\n\\begin{document}\n\\begin{tikzpicture}[x=0.48pt, y=-0.48pt]\n"
-                f"\\useasboundingbox (0,0) rectangle ({CANVAS},{CANVAS});\n{body}\n\\end{{tikzpicture}}\n\\end{{document}}")
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {CANVAS} {CANVAS}">\n{body}\n</svg>'
 
 
+def scene_code(domain, scene):
+    """The program that draws `scene`."""
+    codes = {"chart": chart_code, "web": web_code, "svg": svg_code, "latex": latex_code, "chem": chem_code}
+    return codes[domain](scene)
+
+
 def jitter(rng, domain, scene, p, colour_p=0.0):
-    """The scene with each number moved by one grid step (or group replaced) with probability `p`, each colour with `colour_p`."""
+    """The scene with each number moved by a step of the grid, or group replaced, with probability `p`.
+
+    colour_p: the probability of another colour.
+    """
     def move(value, low, high, step):
         return min(high, max(low, value + rng.choice((-step, step)))) if rng.random() < p else value
 
@@ -86,13 +126,13 @@ def jitter(rng, domain, scene, p, colour_p=0.0):
         return scene[0], [rng.choice(LABELLED["chem"][2]) if rng.random() < p else group for group in scene[1]]
     if domain == "chart":
         return scene[0], [(move(v, 1, 8, 1), recolour(c)) for v, c in scene[1]]
-    out = []
+    moved = []
     for kind, x, y, w, h, colour in scene:
         w = move(w, 16, 32, GRID)
         h = w if kind == "circle" else move(h, 16, 32, GRID)
         x, y = (move(min(v, CANVAS - side), 0, CANVAS - side, GRID) for v, side in ((x, w), (y, h)))
-        out.append((kind, x, y, w, h, recolour(colour)))
-    return out
+        moved.append((kind, x, y, w, h, recolour(colour)))
+    return moved
 
 
 def break_code(rng, domain, code):
@@ -110,15 +150,14 @@ def break_code(rng, domain, code):
     return code.replace(*damage, 1)
 
 
-def synth_split(count, seed, domains, scenes, refine, label_jitter, broken, labels, source):
-    """`count` scenes -> (Sample without image, true program) pairs. `scenes[domain]`: arguments of `draw_scene`.
+def scene_samples(count, seed, domains, scenes, refine, label_jitter, broken, labels, source):
+    """`count` scenes, domains in turn -> (Sample without image, true program) pairs.
 
-    `labels`: False leaves the answer empty (a target without code). `label_jitter` is the probability that a number
-    of the *label* is off by one step, `broken` the share of labels that are damaged: the imperfect corpus. The image
-    is always that of the true program.
+    scenes: {domain: arguments of `draw_scene`}; refine: share of refinement samples. labels: False leaves the answer
+    empty (a target without code). label_jitter is the probability that a number of the *label* is off by one step,
+    broken the share of labels that are damaged: the imperfect corpus. The image is always that of the true program.
     """
-    rng = random.Random(seed)
-    pairs = []
+    rng, pairs = random.Random(seed), []
     for i in range(count):
         domain = domains[i % len(domains)]
         language, scene = LANGUAGE_OF[domain], draw_scene(rng, domain, *scenes[domain])
@@ -138,10 +177,17 @@ def synth_split(count, seed, domains, scenes, refine, label_jitter, broken, labe
     return pairs
 
 
-# The regime of the embedded default (README, "The regime"): imperfect labels; many targets without code, half of them
-# larger than anything labelled. Least and most elements of a scene, and their sizes.
-LABELLED = {"svg": (1, 2, (16, 24)), "web": (1, 2, (16, 24)), "chart": (2, 3, (1, 2, 3, 4, 5, 6)), "latex": (1, 2, (16, 24)),
-            "chem": (1, 2, ("C", "O", "N", "F", "Cl"))}
-TARGETS = {"svg": (1, 2, (24, 32)), "web": (1, 2, (24, 32)), "chart": (2, 3, (2, 3, 4, 5, 6, 7)), "latex": (1, 2, (24, 32)),
-           "chem": (1, 2, ("CC", "OC", "C#N", "C=O", "Br"))}
-MIXTURE = ("svg", "web", "svg", "svg", "chart", "svg")  # scenes take these in turn; an SVG renders 20 times as fast
+def scene_splits(labelled, targets, test, seed, label_jitter, broken, domains):
+    """The embedded default without images: {"test", "sft", "rl": (Sample, true program) pairs}, so many of each.
+
+    Half of the targets and of the held-out samples are larger than anything labelled.
+    """
+    def make(count, salt, scenes, label_jitter=0, broken=0, labels=True, domains=domains):
+        source = "synth/labelled" if scenes is LABELLED else "synth/target-only"
+        return scene_samples(count, f"{seed}/{salt}", domains, scenes, 0.25, label_jitter, broken, labels, source)
+
+    cheap = [*domains, *(d for d in domains if d == "svg")]  # ViRL renders eight answers to each of its targets
+    return {"test": make(test // 2, "test-a", LABELLED) + make(test - test // 2, "test-b", TARGETS),
+            "sft": make(labelled, "sft", LABELLED, label_jitter, broken),
+            "rl": make(targets // 2, "rl-a", LABELLED, labels=False, domains=cheap)
+            + make(targets - targets // 2, "rl-b", TARGETS, labels=False, domains=cheap)}

@@ -116,7 +116,7 @@ def drawn_samples(n, seed=0, source="test"):
     import scenes
     rng = np.random.default_rng(seed)
     samples = []
-    for i, (sample, _) in enumerate(scenes.synth_split(n, seed, ("svg", "web", "chart"), scenes.LABELLED, 0.3, 0.0, 0.0, True, source)):
+    for i, (sample, _) in enumerate(scenes.scene_samples(n, seed, ("svg", "web", "chart"), scenes.LABELLED, 0.3, 0.0, 0.0, True, source)):
         blocks = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         sample.image, sample.id, sample.width, sample.height = data.png(blocks.repeat(16, 0).repeat(16, 1)), f"t{i}", 64, 64
         samples.append(sample)

@@ -2,6 +2,8 @@
 import io
 import json
 import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,7 @@ from test_data import command, released, write_released
 
 import corpus
 import data
+import parts
 from render import available
 
 
@@ -105,11 +108,91 @@ def test_an_interrupted_import_goes_on_and_reads_nothing_twice(tmp_path, monkeyp
     assert kept(out) == kept(whole) and len(kept(out)) == 120
 
 
+def refused(function, *args, **kwargs):
+    """The one line with which a function ends the program."""
+    with pytest.raises(SystemExit) as end:
+        function(*args, **kwargs)
+    assert len(str(end.value).splitlines()) == 1
+    return str(end.value)
+
+
 def test_an_output_of_another_import_is_not_mixed_in(tmp_path):
-    write_released(tmp_path / "in.parquet", [released(seed=i) for i in range(40)])
-    data.write_samples(data.read_samples(tmp_path / "in.parquet"), tmp_path / "out" / "sft" / "mine.parquet")
-    result = command("import", tmp_path / "in.parquet", "--out", tmp_path / "out")
+    """Files of others, an import of other inputs, splits with and without --split; more inputs than before go on."""
+    for name, seeds in (("a", range(40)), ("b", range(40, 80))):
+        write_released(tmp_path / f"{name}.parquet", [released(seed=i) for i in seeds])
+    a, b, out = tmp_path / "a.parquet", tmp_path / "b.parquet", tmp_path / "out"
+    data.write_samples(data.read_samples(a), out / "sft" / "mine.parquet")
+    result = command("import", a, "--out", out)
     assert result.returncode == 1 and "is there already" in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    (out / "sft" / "mine.parquet").unlink()
+    corpus.import_files([a], out, workers=1)
+    assert f"holds what was made from {a}" in refused(corpus.import_files, [b], out)
+    assert "is there already" in refused(corpus.import_files, [b], out, split="test")
+    corpus.import_files([a, b], out, workers=1)
+    assert "part-00001" in refused(corpus.import_files, [a], out) and len(kept(out)) == 80
+    assert "the directory that is read" in refused(corpus.import_files, [tmp_path], tmp_path)
+
+
+def test_splits_that_are_there_already(tmp_path, capsys):
+    """--split puts every row there, one split after the other in one directory; prompts for ViRL need no answer."""
+    rows = {split: [released(seed=100 * k + i) for i in range(3)] for k, split in enumerate(data.SPLITS)}
+    bare = {**released(seed=999), "assistant_content": ""}
+    for split, mine in rows.items():
+        write_released(tmp_path / f"{split}.parquet", [*mine, bare])
+        corpus.import_files([tmp_path / f"{split}.parquet"], tmp_path / "out", workers=1, split=split)
+        assert f"read 4 rows of 1 input(s): {split} {3 + (split == 'rl')}, rejected" in capsys.readouterr().out
+        images = [s.image for s in data.read_samples(tmp_path / "out" / split)]
+        assert images == [r["image"] for r in mine] + [bare["image"]] * (split == "rl")
+        assert [r["reason"] for r in rejects(tmp_path / "out" / split)] == ["answer without one ```svg fence"] * (split != "rl")
+    assert "is there already" in refused(corpus.import_files, [tmp_path / "sft.parquet"], tmp_path / "out")
+    assert "--split" in refused(corpus.import_files, [tmp_path / "sft.parquet"], tmp_path / "few", workers=1)
+    result = command("import", tmp_path / "sft.parquet", "--split", "test", "--out", tmp_path / "command")
+    assert result.returncode == 0 and len(data.read_samples(tmp_path / "command" / "test")) == 3 and not (tmp_path / "command" / "sft").exists()
+
+
+@pytest.mark.parametrize("change, reason", [
+    ({"user_content": 5}, "instruction or answer is no text"), ({"assistant_content": [{"type": "text", "text": None}]}, "answer without one"),
+    ({"image": "cG5n"}, "image column holds no bytes"), ({"image": {"path": "a.png"}}, "no image"), ({"language": "Klingon"}, "unknown language"),
+    ({"domain": 3}, "unknown domain"), ({"id": 7}, ""), ({"width": "wide"}, ""), ({"render": True}, ""), ({"source": None}, "")])
+def test_a_row_of_any_kind_is_kept_or_rejected(tmp_path, change, reason):
+    """A column of another type, or one that means something else to its author, never ends the import."""
+    good = [released(seed=i) for i in range(3)]
+    write_released(tmp_path / "good.parquet", good)
+    write_released(tmp_path / "odd.parquet", [{**released(seed=9), **change}])
+    corpus.import_files([tmp_path / "good.parquet", tmp_path / "odd.parquet"], tmp_path / "out", workers=1, split="sft")
+    assert len(data.read_samples(tmp_path / "out" / "sft")) == 3 + (not reason)
+    assert [r["reason"].startswith(reason) for r in rejects(tmp_path / "out" / "sft")] == [True] * bool(reason)
+
+
+@pytest.mark.parametrize("messages", [None, "text", ["user", "assistant"], [{"content": "x"}], [{"role": "user", "content": "x"}, {"role": "assistant", "content": 3}],
+                                      [{"role": "user", "content": ["x"]}, {"role": "assistant", "content": "y"}]])
+def test_what_is_no_conversation_has_a_reason(messages):
+    with pytest.raises(ValueError, match="messages are not one user and one assistant turn|is no text"):
+        corpus.sample_of({"messages": messages, "images": [b"x"]})
+
+
+def test_a_foreign_directory_is_one_line_for_the_commands_that_want_ours(tmp_path):
+    import curate
+    import dedupe
+    write_released(tmp_path / "in" / "sft" / "a.parquet", [{"text": "x", "picture": b"y"}])
+    for work in (lambda: curate.filter_samples(tmp_path / "in", tmp_path / "out", 99, workers=1), lambda: corpus.export(tmp_path / "in" / "sft", "trl", tmp_path / "out", 1)):
+        assert "row 0" in (line := refused(work)) and "unknown columns: picture, text" in line and "data.py import" in line
+    assert "has no column user_content" in refused(dedupe.dedupe, tmp_path / "in", tmp_path / "out", workers=1)
+    write_released(tmp_path / "empty.parquet", [released()])
+    pq.write_table(pq.read_table(tmp_path / "empty.parquet").slice(0, 0), tmp_path / "empty.parquet")
+    assert "hold no samples" in refused(dedupe.decontaminate, tmp_path / "in", [tmp_path / "empty.parquet"], tmp_path / "out")
+
+
+def die(path, number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_one_line(tmp_path):
+    """As the kernel kills what takes too much memory; the same command goes on afterwards."""
+    write_released(tmp_path / "in.parquet", [released(seed=i) for i in range(3)])
+    file = tmp_path / "in.parquet"
+    line = refused(parts.in_processes, die, [(file, 0)], 1, tmp_path / "out", "die")
+    assert "a process was killed" in line and "goes on" in line
 
 
 @pytest.mark.parametrize("form", ["trl", "easyr1"])
@@ -144,7 +227,7 @@ def peak_of(path, out, queue):
 
 def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
     """A file of one row group, as pandas writes it: 140 MB, read by a process that grows by much less."""
-    for name, value in corpus.LEAN.items():
+    for name, value in parts.LEAN.items():
         monkeypatch.setenv(name, value)
     picture = data.png(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)) + bytes(24_000)
     row = lambda i: released(image=picture + str(i).encode(), code=f"<svg>{i}</svg>")  # what follows its end is no part of a PNG
@@ -165,9 +248,9 @@ def test_only_the_placeholder_is_taken_out_of_a_prompt():
 
 
 def test_a_part_that_comes_out_empty_leaves_no_older_one(tmp_path):
-    corpus.Writer(tmp_path / "a" / "p.parquet").close()
+    parts.Writer(tmp_path / "a" / "p.parquet").close()
     data.write_samples(drawn_samples(1), tmp_path / "a" / "p.parquet")
-    corpus.Writer(tmp_path / "a" / "p.parquet").close()
+    parts.Writer(tmp_path / "a" / "p.parquet").close()
     assert not (tmp_path / "a" / "p.parquet").exists()
 
 

@@ -18,7 +18,7 @@ from render import available
 @pytest.mark.parametrize("language, good, bad", [
     ("python", "x = '\\d'\nprint(x)", "print(1"), ("python", "f'{1}'", "def f():\nreturn 1"), ("svg", "<svg xmlns='http://www.w3.org/2000/svg'/>", "<svg><g></svg>"),
     ("svg", "<svg/>", "<html/>"), ("svg", "<svg/>", '<!DOCTYPE s [<!ENTITY a "b">]><svg>&a;</svg>'), ("html", "<div><p>a<p>b<br><img src=x></div>", "<div><div>a</div>"),
-    ("html", "<ul><li>a<li>b</ul>", "just words"), ("latex", "\\begin{a} 50\\% \\{ % }\n\\end{a}", "\\begin{a}\\end{b}"), ("latex", "{a}\\\\{b}", "{a")])
+    ("html", "<ul><li>a<li>b</ul>", "just words"), ("html", "<br>", "<![foo bar["), ("latex", "\\begin{a} 50\\% \\{ % }\n\\end{a}", "\\begin{a}\\end{b}"), ("latex", "{a}\\\\{b}", "{a")])
 def test_parsing_tells_good_from_broken(language, good, bad):
     assert curate.parse_error(language, good) == "" and curate.parse_error(language, bad).startswith("does not parse")
 
@@ -122,3 +122,10 @@ def test_selection_is_even_over_languages_and_difficulty(tmp_path, capsys):
     with pytest.raises(SystemExit, match="none of the 80 samples .* eval.py"):
         (tmp_path / "none.jsonl").write_text("")
         curate.select_rl(tmp_path / "in", [tmp_path / "none.jsonl"], tmp_path / "out2")
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", "5", '{"id": "a"}', '{"id": "a", "reward": 1.0}', "\xff"])
+def test_scores_that_are_none_are_one_line(tmp_path, line):
+    (tmp_path / "scores.jsonl").write_text(line + "\n", encoding="latin-1")
+    with pytest.raises(SystemExit, match="^error: .*scores.jsonl (has lines without|cannot be read)"):
+        curate.sampled_rewards([tmp_path / "scores.jsonl"])

@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT, drawn_samples
 
 import data
+import view
 
 REAL = ROOT.parent / "shared" / "real" / "dev.parquet"
 
@@ -20,6 +21,7 @@ def write_released(path, rows):
     """A parquet file with the released schema only."""
     import pyarrow as pa
     import pyarrow.parquet as pq
+    path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
@@ -72,11 +74,20 @@ def test_bad_input_is_one_line(tmp_path, make, words):
     assert result.returncode != 0 and words in result.stderr and len(result.stderr.strip().splitlines()) == 1
 
 
+def test_an_image_that_claims_ten_gigapixels_is_unreadable():
+    import struct
+    import zlib
+    header = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    sample = data.Sample("draw", "```svg\n<svg/>\n```", bomb, language="svg")
+    assert data.check_text(sample) == data.check_sample(sample) == "unreadable image"
+
+
 def test_view_shows_code_as_text_only(tmp_path):
     sample = drawn_samples(1)[0]
     sample.answer = "```html\n<script>alert(1)</script>\n```"
     data.write_samples([sample], tmp_path / "x.parquet")
-    data.view(tmp_path, tmp_path / "view.html")
+    view.view(tmp_path, tmp_path / "view.html")
     page = (tmp_path / "view.html").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page
 
@@ -88,7 +99,7 @@ def test_view_marks_the_supervised_tokens(tiny, tmp_path):
 
     import policy
     loaded, sample = policy.load_policy(tiny, weights=False), drawn_samples(1)[0]
-    page = data.token_marks(loaded, sample)
+    page = view.token_marks(loaded, sample)
     marked = "".join(html.unescape(x) for x in re.findall(r"<span class=answer.>(.*?)</span>", page, re.S))
     assert marked == sample.answer + "<|im_end|>" and "[16 image tokens]" in page
     assert f"{len(re.findall('<span class=answer', page))} supervised" in page

@@ -131,7 +131,7 @@ def test_unusable_prediction_lines_are_counted(tmp_path):
 def scored(tmp_path_factory):
     """Two scored runs, A (the references) and B (hostile and broken answers), of 8 SVG items whose ids are hostile too."""
     root = tmp_path_factory.mktemp("eval")
-    pairs = scenes.synth_split(8, 3, ("svg",), scenes.LABELLED, 0.5, 0.0, 0.0, True, "<b>source</b>")
+    pairs = scenes.scene_samples(8, 3, ("svg",), scenes.LABELLED, 0.5, 0.0, 0.0, True, "<b>source</b>")
     with Renderer(2) as renderer:
         renders = renderer.render_many([("svg", truth, (64, 64)) for _, truth in pairs])
     samples = []

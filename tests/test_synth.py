@@ -33,7 +33,7 @@ def test_scenes_differ_and_jitter_stays_on_the_canvas():
 
 def test_the_embedded_default_is_what_was_measured():
     """README's numbers hold for these samples: another stream of random numbers would make others."""
-    pairs = scenes.synth_split(600, "0/sft", list(scenes.MIXTURE), scenes.LABELLED, 0.25, 0.1, 0.1, True, "synth/labelled")
+    pairs = scenes.scene_samples(600, "0/sft", list(scenes.MIXTURE), scenes.LABELLED, 0.25, 0.1, 0.1, True, "synth/labelled")
     text = "\0".join(s.prompt + s.answer + truth for s, truth in pairs)
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "ce7907eead7329a0"
 

@@ -1,0 +1,156 @@
+"""Work on many files, part by part: how the data commands share it among processes and machines, and go on with it.
+
+A part is what becomes of one file. It is written by one process, and finished with a record, OUT/.done/NNNNN.json, of
+what it was made from and what came out; a finished part is not done again when the same command is repeated after an
+interruption. The rows that a command rejects are put together in OUT/rejects.jsonl, each with its reason.
+
+    torchrun --nproc_per_node=8 data.py filter out/mine --out out/clean     # also on several machines with one disk
+"""
+import json
+import os
+from collections import Counter
+from concurrent.futures.process import BrokenProcessPool
+from datetime import timedelta
+from pathlib import Path
+
+import cli
+import data
+
+# Of the reading processes: give back at once what is freed. A page of a foreign file can hold 1,024 images, three of
+# them are alive at a time: 390 MB at most for images of 87 kB, 500 with the defaults.
+LEAN = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1",
+        "MALLOC_TRIM_THRESHOLD_": "200000", "MALLOC_MMAP_THRESHOLD_": "200000"}
+FLUSH = 4 << 20  # bytes of images after which a row group is written, or data.ROW_GROUP rows
+
+
+class Writer:
+    """A parquet file in our schema, written a row group at a time under a temporary name, renamed by `close`."""
+
+    def __init__(self, path):
+        self.path, self.rows, self.bytes, self.file, self.count = Path(path), [], 0, None, 0
+        self.temporary = self.path.with_name(self.path.name + ".tmp")
+
+    def add(self, sample):
+        self.rows.append(sample)
+        self.count += 1
+        self.bytes += len(sample.image)
+        if len(self.rows) == data.ROW_GROUP or self.bytes > FLUSH:
+            self.flush()
+
+    def flush(self):
+        import pyarrow.parquet as pq
+        table, repeated = data.table_of(self.rows), ["domain", "language", "task", "source"]
+        if self.file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = pq.ParquetWriter(self.temporary, table.schema, use_dictionary=repeated)
+        self.file.write_table(table)
+        self.rows, self.bytes = [], 0
+
+    def close(self):
+        if self.rows:
+            self.flush()
+        if self.file:
+            self.file.close()
+            os.replace(self.temporary, self.path)
+        else:
+            self.path.unlink(missing_ok=True)  # nothing is left of an earlier run with another input
+
+
+def stamp(path):
+    """What tells that a file is the one that a part was made from."""
+    return [str(path), path.stat().st_size, path.stat().st_mtime_ns]
+
+
+def record_of(out, number):
+    """The record of part `number` of a command that writes to `out`, {} if it has not been finished."""
+    done = out / ".done" / f"{number:05d}.json"
+    return json.loads(done.read_text()) if done.exists() else {}
+
+
+def finished(out, number, wanted):
+    """The record of part `number` if it was made from just this input, else None."""
+    record = record_of(out, number)
+    return record if record.get("input") == wanted else None
+
+
+def finish(out, number, record, rejects):
+    """Write the rejected rows of a part, then, last of all, its record: what has none is done again."""
+    done = out / ".done" / f"{number:05d}.json"
+    done.parent.mkdir(parents=True, exist_ok=True)
+    done.with_suffix(".rejects.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rejects))
+    record["rejected"] = Counter(r["reason"] for r in rejects)
+    done.with_suffix(".tmp").write_text(json.dumps(record))
+    os.replace(done.with_suffix(".tmp"), done)
+    return record
+
+
+def refuse_mixture(out, files):
+    """Raises SystemExit with one line when `out` is where `files` lie, or holds what was made from others."""
+    places = {path.resolve() for path in (out, *(out / split for split in data.SPLITS))}
+    if any(file.resolve().parent in places for file in files):
+        raise SystemExit(f"error: --out {out} is the directory that is read. Give another one.")
+    known = {file.resolve() for file in files}
+    for done in sorted((out / ".done").glob("*[0-9].json")):
+        before = str(json.loads(done.read_text())["input"][0])
+        if Path(before).resolve() not in known:
+            raise SystemExit(f"error: {out} is there already and holds what was made from {before}. "
+                             "Give another --out, or remove it.")
+
+
+def reject(path, row, sample, reason):
+    """What is told of row number `row` of a file that a command leaves out."""
+    return {"input": str(path), "row": row, "id": sample.id, "reason": reason, "prompt": sample.prompt[:200],
+            "answer": sample.answer[:500]}
+
+
+def all_ranks(world):
+    """Wait for the other processes of torchrun; they may take days."""
+    if world > 1:
+        import torch.distributed as dist
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", timeout=timedelta(days=30))
+        dist.barrier()
+
+
+def processes(count, workers):
+    """A pool of `workers` processes (None: one per core), at most `count`, that read lean and end with this one."""
+    os.environ.update(LEAN)
+    workers = max(1, min(workers or os.cpu_count() or 1, count))
+    return cli.Pool(workers)
+
+
+def over_files(work, files, workers=None):
+    """Yields work(file) of each file in order, in processes where there are several."""
+    if len(files) == 1:
+        yield work(files[0])
+        return
+    with processes(len(files), workers) as pool:
+        yield from pool.map(work, files)
+
+
+def in_processes(work, jobs, workers, out, title):
+    """Call work(*job) for each job, `workers` at a time -> the records of all parts; puts their rejects together.
+
+    A job begins with its file (Path) and the number of its part. Under torchrun each process does its share of them, on
+    any number of machines that share the disk; all go on when the last is done, and rank 0 reports (`data.main`).
+    Raises SystemExit with one line for what `refuse_mixture` refuses, and when a process dies.
+    """
+    from tqdm import tqdm
+    refuse_mixture(out, [file for file, *_ in jobs])
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    mine, numbers = jobs[rank::world], range(len(jobs))
+    with processes(len(mine), workers) as pool:
+        futures = [pool.submit(work, *job) for job in mine]
+        try:
+            for future in tqdm(futures, desc=title, unit="file", mininterval=1, disable=rank > 0):
+                future.result()
+        except BrokenProcessPool:
+            raise SystemExit("error: a process was killed, perhaps for want of memory (fewer --workers take less). "
+                             "The same command goes on where it stopped.") from None
+    all_ranks(world)
+    if rank == 0:
+        with open(out / "rejects.jsonl", "w") as f:
+            for n in numbers:
+                f.write((out / ".done" / f"{n:05d}.rejects.jsonl").read_text())
+    all_ranks(world)  # who reads the rejects finds them
+    return [record_of(out, n) for n in numbers]

@@ -45,7 +45,7 @@ def main():
     picked = chosen(groups, {s.id: s for s in read_samples(args.data) if s.id in groups})
     columns = 1 + len(picked[0][1])
     figure, grid = plt.subplots(2 * len(picked), columns, figsize=(1.75 * columns, 3.5 * len(picked)), dpi=100,
-                                gridspec_kw={"height_ratios": [1, 0.75] * len(picked), "hspace": 0.3, "wspace": 0.12})
+                                gridspec_kw={"height_ratios": [1, 0.8] * len(picked), "hspace": 0.3, "wspace": 0.12})
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color("#ccc")
@@ -66,7 +66,7 @@ def main():
                 else:
                     image.text(0.5, 0.5, "no image", ha="center", va="center", color="#888", transform=image.transAxes)
                 image.set_title(f"r {rollout['reward']:.2f}   A {advantage:+.1f}", fontsize=9.5, color="#060" if advantage > 0 else "#a00")
-                below.text(0.02, 0.97, "\n".join(textwrap.wrap(" ".join(rollout["response"].split()), 27)[:9]), va="top", fontsize=5.8, family="monospace",
+                below.text(0.02, 0.97, "\n".join(textwrap.wrap(" ".join(rollout["response"].split()), 25)[:12]), va="top", fontsize=5, family="monospace",
                            transform=below.transAxes)
                 below.set_facecolor(matplotlib.colors.to_rgba("#2a2" if advantage > 0 else "#c22", min(0.35, abs(advantage) / 6)))
     figure.savefig(args.out, bbox_inches="tight")

@@ -39,7 +39,7 @@ def real(least=0.0, most=math.inf, above=False):
 
 def end_quietly():
     """From here on what is no bug ends this program in one line, not in a traceback: Ctrl-C, no permission, a full disk, no such
-    file; and in none when the reader goes away (`| head`). The exit code stays what it was: killed by SIGINT, or 1.
+    file, no such module; and in none when the reader goes away (`| head`). The exit code stays what it was: killed by SIGINT, or 1.
     """
     def nobody_reads():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the rest in the buffer of stdout goes
@@ -49,6 +49,8 @@ def end_quietly():
             print("\ninterrupted", file=sys.stderr)
         elif issubclass(kind, BrokenPipeError):
             nobody_reads()
+        elif issubclass(kind, ModuleNotFoundError):
+            print(f"error: {error}. bash run.sh setup installs what is needed into .venv: source .venv/bin/activate", file=sys.stderr)
         elif issubclass(kind, OSError):
             print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
         else:

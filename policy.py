@@ -420,13 +420,21 @@ def saved_steps(out):
     return sorted(int(p.name[5:]) for p in (Path(out) / "state").glob("step_*") if p.name[5:].isdigit())
 
 
+def refuse_mixture(out):
+    """Raises SystemExit with one line when `out` holds an earlier run: a new one would overwrite its weights and mix its states with its own."""
+    what, how = ("a finished", "") if (Path(out) / "config.json").exists() else ("an interrupted", "--resume goes on with it; or ")
+    if saved_steps(out) or not how:
+        raise SystemExit(f"error: {out} holds {what} run: {how}give another --out, or remove it.")
+
+
 def load_state(out, policy, optimizers):
     """Load the newest state of `out` in place and return its `extra` dict. Raises SystemExit when there is none."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
     steps = saved_steps(out)
     if not steps:
-        raise SystemExit(f"error: nothing to resume in {Path(out) / 'state'}; run without --resume.")
+        finished = (Path(out) / "config.json").exists()
+        raise SystemExit(f"error: nothing to resume in {Path(out) / 'state'}: " + ("the run is finished." if finished else "run without --resume."))
     path = Path(out) / "state" / f"step_{steps[-1]}"
     model, optimizer = get_state_dict(policy, optimizers, options=StateDictOptions(ignore_frozen_params=True))
     state = {"model": model, "optimizer": optimizer}

@@ -129,6 +129,8 @@ def own_signals(worker):
 
 def main():
     args = parser.parse_args()
+    if not args.resume:
+        P.refuse_mixture(args.out)
     device = P.init_distributed()
     rank, world = P.world()
     main_rank = rank == 0

@@ -294,6 +294,8 @@ best of each group.</p><section><div class=figures>{curves([out])}</div></sectio
 
 def main():
     args = parser.parse_args()
+    if not args.resume:
+        P.refuse_mixture(args.out)
     device = P.init_distributed()
     rank, world = P.world()
     main_rank = rank == 0

@@ -87,6 +87,7 @@ def test_ctrl_c_ends_the_whole_pool_in_one_line(wait):
 @pytest.mark.parametrize("body, code, words", [
     ("raise KeyboardInterrupt", -signal.SIGINT, "interrupted"), ("open('/proc/none/x', 'w')", 1, "error: No such file or directory: /proc/none/x"),
     ("raise BrokenPipeError", 1, ""),
+    ("import absent", 1, "error: No module named 'absent'. bash run.sh setup installs what is needed into .venv: source .venv/bin/activate"),
     ("open('/dev/full', 'w').write('x' * 99999)", 1, "error: No space left on device")])
 def test_what_is_no_bug_ends_in_one_line(body, code, words):
     result = subprocess.run([sys.executable, "-c", f"import cli; cli.end_quietly(); {body}"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

@@ -58,7 +58,8 @@ def end_quietly():
 
     def flush():
         try:
-            sys.stdout.flush()
+            if sys.stdout:  # None where it was closed from the start
+                sys.stdout.flush()
         except BrokenPipeError:
             nobody_reads()
     sys.excepthook = hook

@@ -135,6 +135,11 @@ def opened(path):
             if missing := [c for c in NEEDED if c not in names]:
                 raise SystemExit(f"error: {file} has no column {', '.join(missing)} (its columns: {', '.join(names)}). "
                                  "`python data.py import` reads other schemas.")
+            kinds = {c: str(parquet.schema_arrow.field(c).type) for c in NEEDED}
+            for column, kind in kinds.items():
+                wanted = r"(large_)?binary|struct|null" if column == "image" else r"(large_)?string|dictionary<values=(large_)?string|null"
+                if not re.match(wanted, kind):
+                    raise SystemExit(f"error: {file}: its column {column} is of type {kind}, where {'bytes are' if column == 'image' else 'text is'} wanted.")
             yield file, parquet
 
 

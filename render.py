@@ -396,7 +396,7 @@ def main():
     try:
         Image.fromarray(render.image).save(args.output)
     except (OSError, ValueError) as error:                                # no such folder; an ending of no image format
-        parser.error(f"cannot write {args.output}: {error}")
+        parser.error(f"cannot write {args.output}: {error}. Give it the ending .png, in a folder that is there")
 
 
 if __name__ == "__main__":

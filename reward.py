@@ -522,13 +522,13 @@ def main():
         raise SystemExit(f"error: {error}")
     known = features(target, reference, encoder)
     for name, value in judge(target, render, response, language, known=known, reference_code=reference_code, encoder=encoder).items():
-        print(f"{name:10} {value:.4f}")
+        print(f"{name:14} {value:.4f}")
     print("no single fenced block in the language asked for" if not code else f"render: {render.status} {render.message}")
     if args.explain and render and render.image is not None:
         try:
             explain(target, render.image).save(args.explain)
         except (OSError, ValueError) as error:  # no such folder; an ending of no image format
-            raise SystemExit(f"error: cannot write {args.explain}: {error}")
+            raise SystemExit(f"error: cannot write {args.explain}: {error}. Give it the ending .png, in a folder that is there.")
         print(f"wrote {args.explain}")
     return int(render is None or render.status != "ok")
 

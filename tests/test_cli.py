@@ -98,10 +98,34 @@ def test_what_is_no_bug_ends_in_one_line(body, code, words):
 def test_a_reader_may_go_away(lines):
     """`data.py stats DIR | head -1`: before the end, and before the buffer is emptied at the end."""
     program = f"import cli, time; cli.end_quietly(); print(1, flush=True); time.sleep(0.3); [print('x') for _ in range({lines})]"
-    result = subprocess.run(f'{sys.executable} -c "{program}" | head -1', shell=True, cwd=ROOT, capture_output=True, text=True)
-    assert (result.stdout, result.stderr) == ("1\n", "")
+    for reader, shown in (("| head -1", "1\n"), (">&-", "")):
+        result = subprocess.run(f'{sys.executable} -c "{program}" {reader}', shell=True, cwd=ROOT, capture_output=True, text=True)
+        assert (result.stdout, result.stderr) == (shown, "")
 
 
 def test_a_bug_keeps_its_traceback():
     result = subprocess.run([sys.executable, "-c", "import cli; cli.end_quietly(); 1 / 0"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 1 and "Traceback" in result.stderr and "ZeroDivisionError" in result.stderr
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["render.py", "SVG", "-o", "FOLDER"], "cannot write FOLDER"), (["render.py", "SVG", "-o", "FOLDER/none/x.png"], "cannot write"),
+    (["render.py", "absent.svg"], "cannot read absent.svg"), (["render.py", "SVG", "--size", "64"], "write it as 640x480"),
+    (["reward.py", "PNG", "SVG", "--explain", "FOLDER"], "cannot write FOLDER"), (["reward.py", "SVG", "PNG"], "cannot identify image file"),
+    (["tiny.py", "--data", "PARQUET", "--out", "/proc/none/x"], "error: No such file or directory: /proc/none"),
+    (["policy.py", "--plan", "FOLDER"], "no model at FOLDER")])
+def test_bad_files_are_one_line(tmp_path, samples, argv, words):
+    """Spaces and quotes in the names."""
+    import data
+    folder = tmp_path / "it's a ü folder"
+    names = {"FOLDER": folder, "SVG": folder / 'a "b".svg', "PNG": folder / "a.png", "PARQUET": folder / "a.parquet"}
+    data.write_samples(samples[:8], names["PARQUET"])
+    names["SVG"].write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect width="9" height="9"/></svg>')
+    names["PNG"].write_bytes(samples[0].image)
+
+    def fill(text):
+        for name, path in names.items():
+            text = text.replace(name, str(path))
+        return text
+    result = subprocess.run([sys.executable, *map(fill, argv)], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode in (1, 2) and fill(words) in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr, result.stderr

@@ -428,7 +428,7 @@ def refuse_mixture(out):
 
 
 def load_state(out, policy, optimizers):
-    """Load the newest state of `out` in place and return its `extra` dict. Raises SystemExit when there is none."""
+    """Load the newest state of `out` in place and return its `extra` dict. Raises SystemExit when there is none, or it is damaged."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
     steps = saved_steps(out)
@@ -438,12 +438,19 @@ def load_state(out, policy, optimizers):
     path = Path(out) / "state" / f"step_{steps[-1]}"
     model, optimizer = get_state_dict(policy, optimizers, options=StateDictOptions(ignore_frozen_params=True))
     state = {"model": model, "optimizer": optimizer}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        dcp.load(state, checkpoint_id=path, no_dist=not dist.is_initialized())
+    try:
+        extra = json.loads((path / "extra.json").read_text())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            dcp.load(state, checkpoint_id=path, no_dist=not dist.is_initialized())
+    except (Exception, dcp.api.CheckpointException) as e:  # the latter is no Exception, and holds what was raised on each rank
+        cause = next(iter(e.failures.values()))[0] if isinstance(e, dcp.api.CheckpointException) else e
+        why = f"{type(cause).__name__}: {str(cause).strip()}".splitlines()[0].rstrip(": ")
+        before = f"--resume goes on from step {steps[-2]}" if len(steps) > 1 else "start again"
+        raise SystemExit(f"error: {path} does not load ({why}): it is damaged, or of another model. Remove it and {before}.") from None
     # Frozen weights are the start model's and not part of the state, hence strict=False; DCP has checked all others.
     set_state_dict(policy, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=StateDictOptions(strict=False))
-    return json.loads((path / "extra.json").read_text())
+    return extra
 
 
 # --------------------------------------------------------------------------------------------------------- distributed

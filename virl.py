@@ -477,7 +477,7 @@ def main():
                 if main_rank:
                     print(f"interrupted: state of step {step} saved in {out}/state; the same command with --resume goes on.")
                 P.finish()
-                return
+                raise SystemExit(130 if signal.SIGINT in stop else 0)  # what stands behind && must not go on after Ctrl-C
     bar.close()
     P.save_policy(policy, out)
     if main_rank:

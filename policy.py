@@ -273,7 +273,7 @@ def replacing(path):
         shutil.rmtree(temporary, ignore_errors=True)
         if free < 1 << 20 or isinstance(e, OSError) or "No space left" in why:
             raise SystemExit(f"error: cannot write {path}: {why} ({free / 1e6:.0f} MB free). What was saved before is intact; make "
-                             f"room, then run the same command with --resume.") from None
+                             f"room, then run the same command again (a stage: with --resume).") from None
         raise
     os.replace(temporary, path)
 
@@ -643,7 +643,7 @@ def run(main):
     try:
         main()
     except OSError as e:
-        raise SystemExit(f"error: {e.strerror or e}: {e.filename or ''}. States already saved are intact; mend it, then "
+        raise SystemExit(f"error: {e.strerror or e}{f': {e.filename}' if e.filename else ''}. States already saved are intact; mend it, then "
                          f"run the same command with --resume.") from None
     except RuntimeError as e:
         if not dist.is_initialized() or not any(sign in str(e) for sign in ("onnection closed", "onnection reset", "roken pipe", "remote process exited")):

@@ -284,7 +284,8 @@ def read_config(path):
     try:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as e:
-        raise SystemExit(f"error: no model at {path} ({str(e).splitlines()[0]}). Give a Hugging Face model directory, "
+        why = "there is no such directory, and it is no hub id" if "Repo id must" in str(e) else str(e).splitlines()[0].strip(".")
+        raise SystemExit(f"error: no model at {path or repr(path)} ({why}). Give a Hugging Face model directory, "
                          f"or a hub id where the hub can be reached.") from None
 
 
@@ -316,6 +317,7 @@ def load_policy(path, device="cpu", weights=True):
 
     Raises SystemExit with one line when it is missing, incomplete or of another class.
     """
+    from safetensors import SafetensorError
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
     from transformers.utils import logging
     logging.disable_progress_bar()
@@ -326,10 +328,12 @@ def load_policy(path, device="cpu", weights=True):
             missing = sorted(info["missing_keys"])
         tokenizer = AutoTokenizer.from_pretrained(path)
         processor = AutoImageProcessor.from_pretrained(path, backend="pil")  # the other backend needs torchvision
-    except (OSError, ValueError, RuntimeError) as e:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise SystemExit(f"error: the model at {path} does not load ({str(e).splitlines()[0]}).") from None
     if tokenizer.convert_ids_to_tokens(model.config.image_token_id) is None:  # without files transformers makes an empty one
         raise SystemExit(f"error: {path} has no tokenizer that knows the model's image token: add tokenizer.json and its fellows from the model it was made of.")
+    if not tokenizer.chat_template:
+        raise SystemExit(f"error: {path} has no chat template: add chat_template.jinja or the tokenizer_config.json of the model it was made of.")
     if missing:  # transformers fills them with random numbers
         raise SystemExit(f"error: {path} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}: the files are of "
                          f"another class or incomplete.")

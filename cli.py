@@ -37,6 +37,13 @@ def real(least=0.0, most=math.inf, above=False):
     return read
 
 
+def name(text):
+    """What argparse calls to read a path or hub id: not the empty one that an unset variable of a shell leaves."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("a name is wanted, not an empty one")
+    return text
+
+
 def end_quietly():
     """From here on what is no bug ends this program in one line, not in a traceback: Ctrl-C, no permission, a full disk, no such
     file, no such module; and in none when the reader goes away (`| head`). The exit code stays what it was: killed by SIGINT, or 1.

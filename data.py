@@ -332,7 +332,7 @@ def usable(samples, path, answer=True):
 # ------------------------------------------------------------------------------------------------------ the commands
 
 SHARED = {  # options of several commands
-    "--out": dict(required=True, help="directory to write"),
+    "--out": dict(type=cli.name, required=True, help="directory to write"),
     "--render-timeout": dict(type=cli.real(above=True), default=10.0, help="seconds per program"),
     "--workers": dict(type=cli.whole(1), help="processes, of the renderer or one a file (default: one per core)"),
     "--unsafe-render": dict(action="store_true", help="render without confinement where none is possible"),

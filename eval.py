@@ -423,7 +423,7 @@ def main():
     what.add_argument("--compare", nargs="+", metavar="OUT", help="scored OUT directories, in the order of the columns")
     parser.add_argument("--data", help="held-out samples: directory of parquet files, or one file")
     parser.add_argument("--benchmark", choices=benchmarks.BENCHMARKS, help="--data is this public benchmark's folder or hub id (default: where it is published)")
-    parser.add_argument("--out", help="directory to write (with --image default: out/image)")
+    parser.add_argument("--out", type=cli.name, help="directory to write (with --image default: out/image)")
     parser.add_argument("--label", help="the run's name in tables (default: the name of OUT)")
     parser.add_argument("--limit", type=cli.whole(0), default=0, help="items at most, drawn over all of them (0: all)")
     parser.add_argument("--samples", type=cli.whole(0), default=4, help="answers per item at temperature 1 (0: greedy only)")

@@ -535,13 +535,13 @@ def shard(policy, replicas=1):
     fp32. replicas > 1: HSDP, each of the replicas is sharded over world / replicas neighbouring ranks. Without a process
     group nothing happens: one process holds everything.
     """
+    n = world()[1]
+    if n % replicas:
+        raise SystemExit(f"error: {n} process(es) cannot hold {replicas} equal replicas.")
     if not dist.is_initialized():
         return policy
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-    n = dist.get_world_size()
-    if n % replicas:
-        raise SystemExit(f"error: {n} processes cannot hold {replicas} equal replicas.")
     mesh = init_device_mesh(policy.device.type, (replicas, n // replicas), mesh_dim_names=("replicate", "shard"))
     half = policy.dtype if policy.device.type == "cuda" and policy.dtype != torch.float32 else None
     policy.autocast = half is None

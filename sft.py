@@ -42,11 +42,11 @@ from loader import POOL, Stream, bucket, held_out_samples, pack
 
 # ------------------------------------------------------------------------------------------------------------ arguments
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-parser.add_argument("--model", default="out/tiny", help="model directory or hub id; out/tiny is built when missing")
+parser.add_argument("--model", type=cli.name, default="out/tiny", help="model directory or hub id; out/tiny is built when missing")
 parser.add_argument("--build-tiny", action="store_true", help="build the tiny random model at --model when nothing is there")
-parser.add_argument("--data", default="out/data/sft", help="directory of parquet files; out/data/sft is made when missing")
+parser.add_argument("--data", type=cli.name, default="out/data/sft", help="directory of parquet files; out/data/sft is made when missing")
 parser.add_argument("--eval-data", default="", help="held-out samples for the in-loop loss (default: DATA/../test if there)")
-parser.add_argument("--out", default="out/sft", help="directory to write")
+parser.add_argument("--out", type=cli.name, default="out/sft", help="directory to write")
 parser.add_argument("--steps", type=cli.whole(1), default=1000, help="optimizer steps")
 parser.add_argument("--max-seconds", type=cli.real(), default=0, help="stop after this much training time; the learning rate decays by it (0: by steps)")
 parser.add_argument("--batch", type=cli.whole(1), default=32, help="samples (with --pack: packed rows) per optimizer step over all processes")
@@ -164,6 +164,8 @@ def main():
 
     eval_dir = Path(args.eval_data) if args.eval_data else Path(args.data).parent / "test"
     held_out = held_out_samples(eval_dir, policy.count_tokens, limit) if args.eval_data or eval_dir.is_dir() else []
+    if args.eval_data and not held_out:
+        raise SystemExit(f"error: no sample of {eval_dir} is usable as held-out sample: they are too long, or `python data.py filter` tells why.")
     encoded = [policy.encode(s.prompt, data.open_image(s), s.answer) for s in held_out]
     batches = [[encoded[i] for i in b] for b in together([len(e.input_ids) for e in encoded], args.micro_batch)]
     longest = max((len(e.input_ids) - e.prompt_length for e in encoded), default=0) + 32  # tokens that an answer may have

@@ -53,9 +53,9 @@ from reward import WEIGHTS, extract_code, reward_named, score_group, scorers
 
 # ------------------------------------------------------------------------------------------------------------ arguments
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-parser.add_argument("--model", default="out/sft", help="model directory or hub id to start from")
-parser.add_argument("--data", default="out/data/rl", help="directory of parquet files with target images; code, where there is some, tells the texts alone")
-parser.add_argument("--out", default="out/virl", help="directory to write")
+parser.add_argument("--model", type=cli.name, default="out/sft", help="model directory or hub id to start from")
+parser.add_argument("--data", type=cli.name, default="out/data/rl", help="directory of parquet files with target images; code, where there is some, tells the texts alone")
+parser.add_argument("--out", type=cli.name, default="out/virl", help="directory to write")
 parser.add_argument("--steps", type=cli.whole(1), default=144, help="rollout phases")
 parser.add_argument("--max-seconds", type=cli.real(), default=0, help="stop after this much training time (0: by steps)")
 parser.add_argument("--prompts", type=cli.whole(1), default=16, help="prompts per step over all processes")

@@ -30,7 +30,7 @@ def test_every_number_has_bounds(script):
     flags = dict(numbers(parser_of(script)))
     assert flags
     for flag, read in flags.items():
-        for wrong in ("nan", "inf", "-1", "x", "", "1e999", "--3"):
+        for wrong in ("nan", "inf", "-1", "x", "", "1e999", "--3") if read is not cli.name else ("", " "):
             with pytest.raises(argparse.ArgumentTypeError, match="is wanted"):
                 print(flag, wrong, read(wrong))
 

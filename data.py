@@ -164,12 +164,12 @@ def read_samples(path):
 
 def open_image(sample):
     """The target as an RGB PIL image on white ground. Raises ValueError when the bytes are no readable image."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
     try:
         image = Image.open(io.BytesIO(sample.image))
         image.load()
     except Exception as e:
-        raise ValueError(f"unreadable image ({e})") from None
+        raise ValueError(f"unreadable image ({'of no known format' if isinstance(e, UnidentifiedImageError) else e})") from None
     if image.mode in ("RGBA", "LA", "P"):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -1,5 +1,9 @@
 """
-Python programs: save and show are patched, so that the program's pixels are seen without rewriting it.
+Python programs: charts by matplotlib and plotly, molecules by RDKit and Indigo, pictures by Pillow.
+
+The program runs as it is, in a confined child that ends with it. Saving and showing are patched in the libraries that
+the server has imported, so that pixels are taken from where they are drawn: no source is rewritten, and files are only
+read where no library that is patched has written them.
 """
 import contextlib
 import functools
@@ -14,6 +18,12 @@ from drawing import MAX_CODE, Figure, check_size, describe, draw_svg, on_white, 
 
 
 def draw_python(code, size, inspect=False):
+    """-> (pixels uint8 [H, W, 3], texts or None, details), of the last image saved, else the newest file, else the
+    last shown.
+
+    The image has the size that the program gave it, `size` is ignored. details (inspect): as DETAILS in render.py,
+    None without a matplotlib figure, or a str that says why there are none. Raises Figure for plotly's, Rejected for
+    what is too large, RuntimeError where nothing was drawn, and whatever the program raises."""
     import random
     import types
     random.seed(0)
@@ -21,11 +31,11 @@ def draw_python(code, size, inspect=False):
     fresh_generator = np.random.default_rng
     np.random.default_rng = lambda seed=None: fresh_generator(0 if seed is None else seed)
     saved, shown, molecules = [], [], []      # of (image, texts, details) or Figure; SMILES strings
-    patch_pillow(saved, shown)
+    plain_save = patch_pillow(saved, shown)
     if "rdkit" in sys.modules or "indigo" in sys.modules:
         patch_molecules(molecules)
     if "matplotlib" in sys.modules:
-        patch_matplotlib(saved, shown, inspect)
+        patch_matplotlib(saved, shown, plain_save, inspect)
     if "plotly" in sys.modules:
         patch_plotly(saved, shown)
     main = sys.modules["__main__"] = types.ModuleType("__main__")
@@ -53,7 +63,8 @@ def draw_python(code, size, inspect=False):
 
 
 def patch_molecules(molecules):
-    """What a drawing of a molecule says is the molecule: its canonical SMILES is its text, wherever the atoms have been put."""
+    """What a drawing of a molecule says is the molecule: its canonical SMILES is its text, wherever the atoms have
+    been put."""
     def noting(owner, name, smiles_of):
         plain = getattr(owner, name)
 
@@ -76,7 +87,9 @@ def patch_molecules(molecules):
             noting(IndigoRenderer, name, lambda m: m.canonicalSmiles())
 
 
-def patch_matplotlib(saved, shown, inspect):
+def patch_matplotlib(saved, shown, plain_save, inspect):
+    """Every way to save or show ends in print_png, which keeps the pixels that Agg has drawn, the texts and where they
+    stand."""
     import matplotlib.figure
     import matplotlib.pyplot as pyplot
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -84,7 +97,7 @@ def patch_matplotlib(saved, shown, inspect):
     from PIL import Image
     drawn, texts, written = [], [], []
     look = trace_matplotlib(written) if inspect else lambda figure: None
-    plain_savefig, plain_write, plain_text = matplotlib.figure.Figure.savefig, patch_pillow.plain_save, Text.draw
+    plain_savefig, plain_text = matplotlib.figure.Figure.savefig, Text.draw
 
     def draw_text(text, renderer, *args, **options):
         plain_text(text, renderer, *args, **options)
@@ -99,7 +112,7 @@ def patch_matplotlib(saved, shown, inspect):
         FigureCanvasAgg.draw(canvas)
         drawn.append((np.array(canvas.buffer_rgba()), texts[:], look(canvas.figure)))    # uint8 [H, W, 4]
         if filename is not None:                 # fast compression: the file is for the program, not for us
-            plain_write(Image.fromarray(drawn[-1][0]), filename, format="png", compress_level=1)
+            plain_save(Image.fromarray(drawn[-1][0]), filename, format="png", compress_level=1)
     FigureCanvasAgg.print_png = print_png
 
     def savefig(figure, *args, **options):
@@ -117,6 +130,60 @@ def patch_matplotlib(saved, shown, inspect):
     matplotlib.figure.Figure.show = show
     pyplot.show = lambda *args, **options: [show(pyplot.figure(number)) for number in pyplot.get_fignums()] and None
 
+
+def patch_plotly(saved, shown):
+    """Nothing is drawn here: a figure that is saved or shown is kept as JSON for the browser."""
+    import plotly.io
+    import plotly.offline
+    from plotly.basedatatypes import BaseFigure
+
+    def take(kept):
+        def draw(figure, *args, width=None, height=None, scale=None, **options):
+            figure = figure if isinstance(figure, BaseFigure) else plotly.io._utils.validate_coerce_fig_to_dict(
+                figure, True)
+            kept.append(Figure(plotly.io.to_json(figure), width, height, scale or 1))
+            return b""
+        return draw
+    for owner, name, kept in ((plotly.io, "write_image", saved), (plotly.io, "to_image", saved),
+                              (plotly.io, "write_html", saved), (plotly.io, "show", shown),
+                              (plotly.offline, "plot", shown), (plotly.offline, "iplot", shown),
+                              (BaseFigure, "write_image", saved), (BaseFigure, "to_image", saved),
+                              (BaseFigure, "write_html", saved), (BaseFigure, "show", shown)):
+        setattr(owner, name, take(kept))
+
+
+def patch_pillow(saved, shown):
+    """-> the save that was there before."""
+    from PIL import Image
+    plain_save = Image.Image.save
+
+    def save(image, target, *args, **options):
+        plain_save(image, target, *args, **options)
+        saved.append((image.copy(), None, None))
+    Image.Image.save = save
+    Image.Image.show = lambda image, *args, **options: shown.append((image.copy(), None, None))
+    return plain_save
+
+
+def read_image_files():
+    """[(image, texts, None)] of the newest image file in the working folder, [] without one."""
+    from PIL import Image
+    files = [f for f in glob.glob("**/*", recursive=True)
+             if f.lower().endswith((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".svg", ".pdf"))]
+    if not files:
+        return []
+    newest = max(files, key=lambda f: os.lstat(f).st_mtime_ns)
+    # a link or a fifo put in place of the file must neither lead us elsewhere nor make us wait
+    with os.fdopen(os.open(newest, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        if newest.lower().endswith(".svg"):
+            return [(*draw_svg(file.read(MAX_CODE).decode(), None), None)]
+        if newest.lower().endswith(".pdf"):
+            page, dpi, texts = read_pdf(file.read(64 << 20), None)
+            return [(pdf_pixels(page, dpi), texts, None)]
+        return [(on_white(Image.open(file, formats=["PNG", "JPEG", "WEBP", "GIF", "BMP"])), None, None)]
+
+
+# ---------------------------------------------------------------------------------------- what inspect=True tells
 
 def trace_matplotlib(written):
     """From here on plotting calls of matplotlib and networkx are noted. -> look(figure): DETAILS of the figure just drawn.
@@ -265,52 +332,3 @@ def trace_matplotlib(written):
         except Exception as error:               # an artist of the program's own, perhaps: the picture is there all the same
             return "the figure cannot be inspected: " + describe(error)
     return look
-
-
-def patch_plotly(saved, shown):
-    import plotly.io
-    import plotly.offline
-    from plotly.basedatatypes import BaseFigure
-
-    def take(kept):
-        def draw(figure, *args, width=None, height=None, scale=None, **options):
-            figure = figure if isinstance(figure, BaseFigure) else plotly.io._utils.validate_coerce_fig_to_dict(
-                figure, True)
-            kept.append(Figure(plotly.io.to_json(figure), width, height, scale or 1))
-            return b""
-        return draw
-    for owner, name, kept in ((plotly.io, "write_image", saved), (plotly.io, "to_image", saved),
-                              (plotly.io, "write_html", saved), (plotly.io, "show", shown),
-                              (plotly.offline, "plot", shown), (plotly.offline, "iplot", shown),
-                              (BaseFigure, "write_image", saved), (BaseFigure, "to_image", saved),
-                              (BaseFigure, "write_html", saved), (BaseFigure, "show", shown)):
-        setattr(owner, name, take(kept))
-
-
-def patch_pillow(saved, shown):
-    from PIL import Image
-    plain_save = patch_pillow.plain_save = Image.Image.save
-
-    def save(image, target, *args, **options):
-        plain_save(image, target, *args, **options)
-        saved.append((image.copy(), None, None))
-    Image.Image.save = save
-    Image.Image.show = lambda image, *args, **options: shown.append((image.copy(), None, None))
-
-
-def read_image_files():
-    """[(image, texts, None)] of the newest image file in the working folder, [] without one."""
-    from PIL import Image
-    files = [f for f in glob.glob("**/*", recursive=True)
-             if f.lower().endswith((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".svg", ".pdf"))]
-    if not files:
-        return []
-    newest = max(files, key=lambda f: os.lstat(f).st_mtime_ns)
-    # a link or a fifo put in place of the file must neither lead us elsewhere nor make us wait
-    with os.fdopen(os.open(newest, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        if newest.lower().endswith(".svg"):
-            return [(*draw_svg(file.read(MAX_CODE).decode(), None), None)]
-        if newest.lower().endswith(".pdf"):
-            page, dpi, texts = read_pdf(file.read(64 << 20), None)
-            return [(pdf_pixels(page, dpi), texts, None)]
-        return [(on_white(Image.open(file, formats=["PNG", "JPEG", "WEBP", "GIF", "BMP"])), None, None)]

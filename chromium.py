@@ -1,7 +1,9 @@
 """
-HTML: Chromium over the DevTools protocol, chromedevtools.github.io/devtools-protocol/
+HTML: one warm Chromium without network, told what to do over a pipe; a clean document for each page.
+chromedevtools.github.io/devtools-protocol/
 """
 import base64
+import functools
 import glob
 import importlib.util
 import io
@@ -13,8 +15,8 @@ import shutil
 import signal
 import time
 
-from confine import prctl
-from drawing import MAX_DETAILS, MAX_PIXELS, MAX_SIDE, Crash, check_size, on_white, oversized
+from confine import PR_SET_PDEATHSIG, prctl
+from drawing import MAX_DETAILS, MAX_PIXELS, MAX_SIDE, MAX_TEXTS, check_size, on_white, oversized
 
 CHROMIUM_FLAGS = """--headless --no-sandbox --disable-gpu --mute-audio --no-first-run --no-zygote
  --enable-begin-frame-control --run-all-compositor-stages-before-draw --block-new-web-contents
@@ -25,7 +27,8 @@ CHROMIUM_FLAGS = """--headless --no-sandbox --disable-gpu --mute-audio --no-firs
  --default-tile-width=1280 --default-tile-height=256 --hide-scrollbars --font-render-hinting=none
  --renderer-process-limit=1 --js-flags=--max-old-space-size=512""".split()
 
-# Math.random is mulberry32 with a fixed seed, every page is opened on 15 June 2025
+# What runs in a page. Before its own scripts: Math.random is mulberry32 with a fixed seed, every page is opened on
+# 15 June 2025
 FRESH_DOCUMENT = """(() => { let s = 1; Math.random = () => { s = s + 0x6D2B79F5 | 0;
   let t = Math.imul(s ^ s >>> 15, 1 | s); t = t + Math.imul(t ^ t >>> 7, 61 | t) ^ t;
   return ((t ^ t >>> 14) >>> 0) / 4294967296 };
@@ -34,16 +37,32 @@ FRESH_DOCUMENT = """(() => { let s = 1; Math.random = () => { s = s + 0x6D2B79F5
   window.Date = new Proxy(D, { construct: (_, a) => a.length ? new D(...a) : new D(now()),
     apply: () => new D(now()).toString(), get: (_, key) => key === 'now' ? now : D[key] }) })()"""
 
+# Animations end, endless ones are not begun
 SETTLE = """(() => { for (const a of document.getAnimations())
   try { a.effect.getComputedTiming().endTime === Infinity ? a.cancel() : a.finish() } catch (e) {} })()"""
 
-READ_TEXTS = """(() => { const out = [], range = document.createRange();
-  const walk = document.createTreeWalker(document.body || document, NodeFilter.SHOW_TEXT);
-  for (let n; out.length < 2000 && (n = walk.nextNode());) { const s = n.data.trim(); if (!s) continue;
-    range.selectNodeContents(n); const r = range.getBoundingClientRect();
-    if (r.width && r.height && getComputedStyle(n.parentElement).visibility === 'visible')
-      out.push([s, [r.left + scrollX, r.top + scrollY, r.right + scrollX, r.bottom + scrollY]]) }
-  return JSON.stringify(out) })()"""
+# __readTexts(limit) -> [[string, [x0, y0, x1, y1] in pixels of the page]] of what can be seen, as JSON; null beyond
+# `limit` letters. Made before the page's scripts run, of functions that it keeps, so that they have no hand in it. (A
+# world of its own, as INSPECT has, would cost half as much again as the page.)
+READER = """(() => { const of = (owner, key) => {
+    const p = Object.getOwnPropertyDescriptor(owner, key); return Function.prototype.call.bind(p.get || p.value) };
+  const [body, walker, newRange] = ['body', 'createTreeWalker', 'createRange'].map(key => of(Document.prototype, key));
+  const [select, rect] = ['selectNodeContents', 'getBoundingClientRect'].map(key => of(Range.prototype, key));
+  const [left, top, right, bottom] = ['left', 'top', 'right', 'bottom'].map(key => of(DOMRectReadOnly.prototype, key));
+  const next = of(TreeWalker.prototype, 'nextNode'), data = of(CharacterData.prototype, 'data');
+  const trim = of(String.prototype, 'trim'), parent = of(Node.prototype, 'parentElement');
+  const style = of(CSSStyleDeclaration.prototype, 'getPropertyValue');
+  const [x, y, computed] = ['scrollX', 'scrollY', 'getComputedStyle'].map(key => of(window, key));
+  const quoted = JSON.stringify, value = limit => { let out = '';
+    const range = newRange(document), walk = walker(document, body(document) || document, 4);      // 4: text
+    for (let n, count = 0; count < 2000 && out.length < limit && (n = next(walk));) {
+      const s = trim(data(n)), p = parent(n); if (!s || !p) continue;
+      select(range, n); const r = rect(range), x0 = left(r), y0 = top(r), x1 = right(r), y1 = bottom(r);
+      if (x1 > x0 && y1 > y0 && style(computed(window, p), 'visibility') === 'visible')
+        out += (count++ ? ',' : '') + `[${quoted(s)},[${x0 + x(window)},${y0 + y(window)},`
+          + `${x1 + x(window)},${y1 + y(window)}]]` }
+    return out.length < limit ? '[' + out + ']' : 'null' };
+  Object.defineProperty(window, '__readTexts', {value}) })()"""
 
 # Text blocks as Design2Code finds them: the text of an element is that of its nearest ancestor that Design2Code colours
 # (ocr_free_utils.py), else its own. White space is collapsed, what lies outside the picture is cut. Colours over white.
@@ -70,8 +89,17 @@ INSPECT = """((width, height, limit) => {
   const found = JSON.stringify({blocks, trees: [...trees]}); return found.length > limit ? found.length : found })"""
 
 
+class Crash(Exception):
+    """The page killed its tab."""
+
+
 class Browser:
-    """One warm Chromium, one tab, a clean document for each page. Every wait ends at self.deadline (TimeoutError)."""
+    """One warm Chromium, one tab, a clean document for each page. Every wait ends at self.deadline (TimeoutError).
+
+    Time stands still in the tab but for what a page is granted, and where the browser can (`paced`), frames are drawn
+    on command only: so a page looks the same however busy the machine is. Raises Crash for a page that killed its tab,
+    EOFError where the browser died, RuntimeError for a command that failed.
+    """
 
     def __init__(self, program, scratch):
         commands, self.commands = os.pipe()
@@ -81,7 +109,7 @@ class Browser:
         if self.pid == 0:
             try:
                 os.setpgid(0, 0)
-                prctl(1, signal.SIGKILL)                                  # PR_SET_PDEATHSIG
+                prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
                 null = os.open("/dev/null", os.O_RDWR)
                 ends = os.dup(commands), os.dup(answers)
                 for fd, source in enumerate((null, null, null, *ends)):   # the browser reads 3 and writes 4
@@ -110,7 +138,7 @@ class Browser:
         self.frame = self.call("Page.getFrameTree")["frameTree"]["frame"]["id"]
         self.call("Page.enable")
         self.call("Page.setFontFamilies", fontFamilies=dict(fixed="Monospace"))     # as in a desktop Chromium
-        self.call("Page.addScriptToEvaluateOnNewDocument", source=FRESH_DOCUMENT)
+        self.call("Page.addScriptToEvaluateOnNewDocument", source=FRESH_DOCUMENT + ";" + READER)
         self.call("Emulation.setVirtualTimePolicy", policy="pause")
         self.blank()
 
@@ -118,9 +146,13 @@ class Browser:
         """Leave the page: its timers, workers and unload handlers end on its own time, not on the next page's."""
         self.loaded = False
         self.call("Page.navigate", url="about:blank")
-        self.wait(lambda: self.loaded)
+        while not self.loaded:
+            self.handle(self.receive())
+
+    # commands and answers: JSON, each ended by a zero byte
 
     def post(self, method, **params):
+        """Send a command -> its number."""
         self.count += 1
         message = dict(id=self.count, method=method, params=params)
         if self.session and not method.startswith(("Target.", "Browser.")):
@@ -137,15 +169,10 @@ class Browser:
         """The result of command `number`; events that arrive before it are handled on the way."""
         while (message := self.receive()).get("id") != number:
             self.handle(message)
-        if "error" in message:
-            raise RuntimeError("Chromium: " + message["error"].get("message", "?"))
-        return message["result"]
-
-    def wait(self, condition):
-        while not condition():
-            self.handle(self.receive())
+        return result(message)
 
     def handle(self, message):
+        """Events that count; answers to commands whose results nobody wants pass by."""
         event, params = message.get("method"), message.get("params", {})
         if event == "Page.loadEventFired":
             self.loaded = True
@@ -159,6 +186,7 @@ class Browser:
             self.stray.append(params["targetInfo"]["targetId"])
 
     def receive(self):
+        """The next message."""
         searched = 0
         while (end := self.buffer.find(b"\0", searched)) < 0:
             searched = len(self.buffer)
@@ -173,6 +201,9 @@ class Browser:
         return message
 
     def draw(self, code, size, scale=1, inspect=False):
+        """A page -> (pixels uint8 [H, W, 3], texts), with inspect what `inspect` returns, too. size: (width, height)
+        of the target in pixels or None; scale: pixels of the image for one of the page. Raises Rejected,
+        TimeoutError."""
         width, height = size or (1280, 720)
         check_size(width * scale, height * scale)
         if self.viewport != (width, height, scale):
@@ -193,19 +224,22 @@ class Browser:
         page = self.call("Page.getLayoutMetrics")["cssContentSize"]["height"]
         length = min(max(int(page), height), MAX_SIDE, MAX_PIXELS // width)
         pixels = self.photograph(width, length, beyond=length > min(height, 720) or scale != 1)
-        texts = json.loads(self.call("Runtime.evaluate", expression=READ_TEXTS)["result"].get("value", "null"))
+        found = self.call("Runtime.evaluate", expression=f"__readTexts({MAX_TEXTS})")["result"]
+        texts = json.loads(found.get("value", "null"))
         return (pixels, texts, self.inspect(width, length)) if inspect else (pixels, texts)
 
     def inspect(self, width, height):
-        """-> DETAILS of the page, or one line: why there are none. The page's scripts have no hand in this world's functions."""
+        """-> DETAILS of the page, or one line: why there are none. The page's scripts have no hand in this world's
+        functions."""
         world = self.call("Page.createIsolatedWorld", frameId=self.frame)["executionContextId"]
-        result = self.call("Runtime.evaluate", contextId=world, expression=f"{INSPECT}({width}, {height}, {MAX_DETAILS})")
-        found = result["result"].get("value")
+        answer = self.call("Runtime.evaluate", contextId=world, expression=f"{INSPECT}({width}, {height}, {MAX_DETAILS})")
+        found = answer["result"].get("value")
         if isinstance(found, str):
             return json.loads(found)
         return oversized(found) if found else "the page cannot be inspected"
 
     def photograph(self, width, height, beyond):
+        """uint8 [height, width, 3]. beyond: more than the viewport, or scaled, which a frame on command cannot be."""
         from PIL import Image
         data = None
         while self.paced and not beyond and not data:        # the first frame may only lay the page out
@@ -222,13 +256,11 @@ class Browser:
                 self.handle(message)
             if frame:
                 self.answer(frame)
-            if "error" in message:
-                raise RuntimeError("Chromium: " + message["error"].get("message", "?"))
-            data = message["result"]["data"]
+            data = result(message)["data"]
         return on_white(Image.open(io.BytesIO(base64.b64decode(data)), formats=["PNG"]))
 
     def draw_figure(self, code, size):
-        """A plotly figure as JSON, drawn by the plotly.js that comes with plotly."""
+        """A plotly figure, the JSON of drawing.Figure.args, by the plotly.js that comes with plotly."""
         figure, width, height, scale = json.loads(code)
         layout = json.loads(figure).get("layout", {})
         width, height = width or layout.get("width") or 700, height or layout.get("height") or 500
@@ -254,6 +286,46 @@ class Browser:
         old = self.target
         self.open_tab()
         self.call("Target.closeTarget", targetId=old)
+
+
+def result(message):
+    """What a command returned. Raises RuntimeError where it failed."""
+    if "error" in message:
+        raise RuntimeError("Chromium: " + message["error"].get("message", "?"))
+    return message["result"]
+
+
+class Pages:
+    """The engine of server.py for HTML, and for plotly figures."""
+
+    def __init__(self, server):
+        self.server = server
+        server.confine(alone=False)               # the browser and its helpers inherit it
+        self.browser = Browser(server.chromium, server.scratch)
+
+    def run(self, language, code, size, inspect, deadline):
+        self.browser.deadline = deadline
+        draw = self.browser.draw_figure if language == "plotly" else functools.partial(self.browser.draw, inspect=inspect)
+        try:
+            self.server.deliver(draw, code, size, lost=(TimeoutError, Crash, EOFError))
+        except TimeoutError:
+            self.browser.lost = True
+            return "timeout"
+        except Crash as reason:
+            self.browser.lost = True
+            return str(reason)
+
+    def tidy(self):
+        """A new browser where the old one is lost, or will not leave its page within two seconds."""
+        try:
+            if not self.browser.lost:
+                return self.browser.tidy()
+        except (TimeoutError, Crash, EOFError, OSError, RuntimeError):
+            pass
+        self.server.kill(self.browser.pid)
+        self.server.end(self.browser.pid, 0)
+        self.server.clean()
+        self.browser = Browser(self.server.chromium, self.server.scratch)
 
 
 def find_chromium():

@@ -1,8 +1,9 @@
 """
-A process gives up its rights: limits, landlock, seccomp. Linux on x86_64 and aarch64, by bare system calls.
+A process gives up its rights: limits, landlock (which files it may open), seccomp (which system calls it may make).
 
-Called by a child of server.py before it touches a hostile program; nothing of this can be taken back. docs.kernel.org/
-userspace-api/landlock.html, www.kernel.org/doc/html/latest/userspace-api/seccomp_filter.html
+The children of server.py call this before they touch a hostile program; nothing of it can be taken back, and what they
+start inherits it. Linux on x86_64 and aarch64, by bare system calls. docs.kernel.org/userspace-api/landlock.html,
+docs.kernel.org/userspace-api/seccomp_filter.html
 """
 import ctypes
 import errno
@@ -12,6 +13,9 @@ import platform
 import resource
 import socket
 import struct
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38         # linux/prctl.h
+LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
 
 
 def syscall(number, *args):
@@ -24,6 +28,7 @@ def syscall(number, *args):
 
 
 def prctl(option, *args):
+    """Change a property of the calling process. Raises OSError."""
     if ctypes.CDLL(None, use_errno=True).prctl(option, *args, *[0] * (4 - len(args))) < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
@@ -41,30 +46,31 @@ def limit_resources(seconds, memory):
 def landlock_version():
     """0 where the kernel has no landlock."""
     try:
-        return syscall(444, 0, 0, 1)
+        return syscall(LANDLOCK_CREATE_RULESET, 0, 0, 1)                  # 1: only say the version
     except OSError:
         return 0
 
 
 def landlock(readable, writable):
-    """From here on only these paths can be opened; no TCP; no signals or abstract sockets to processes outside.
-    docs.kernel.org/userspace-api/landlock.html"""
+    """From here on only these paths and what is below them can be opened (readable ones executed, too); no TCP; no
+    signals or abstract sockets to processes outside. Does what the kernel's version can, nothing where it has none."""
     version = landlock_version()
     if not version:
         return
+    # 13 rights to files, then moving to another folder (version 2), truncating (3), ioctl of devices (5)
     every = sum(1 << bit for bit in range(13)) | (version >= 2) << 13 | (version >= 3) << 14 | (version >= 5) << 15
-    rules = struct.pack("QQQ", every, 3 * (version >= 4), 3 * (version >= 6))
+    rules = struct.pack("QQQ", every, 3 * (version >= 4), 3 * (version >= 6))   # what is denied: files, TCP, scopes
     rules = rules[:8 if version < 4 else 16 if version < 6 else 24]       # the struct grew with the versions
-    ruleset = syscall(444, ctypes.create_string_buffer(rules, len(rules)), len(rules), 0)
+    ruleset = syscall(LANDLOCK_CREATE_RULESET, ctypes.create_string_buffer(rules, len(rules)), len(rules), 0)
     of_files = 1 | 2 | 4 | every & (1 << 14 | 1 << 15)                    # execute, write, read, truncate, ioctl
     for paths, rights in ((readable, 1 | 4 | 8), (writable, every)):      # execute, read, list
         for path in filter(os.path.exists, paths):
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
             rule = struct.pack("=Qi", rights if os.path.isdir(path) else rights & of_files, fd)
-            syscall(445, ruleset, 1, ctypes.create_string_buffer(rule, len(rule)), 0)
+            syscall(LANDLOCK_ADD_RULE, ruleset, 1, ctypes.create_string_buffer(rule, len(rule)), 0)
             os.close(fd)
-    prctl(38, 1)                                                          # PR_SET_NO_NEW_PRIVS
-    syscall(446, ruleset, 0)
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
 
 
@@ -88,14 +94,16 @@ ALONE = dict(fork=(57, None), vfork=(58, None), socket=(41, 198), socketpair=(53
 
 
 def seccomp(alone=True, may_exec=False):
-    """A BPF filter over system calls. alone: one process for ever (threads are allowed), which may signal only
-    itself; else (the browser) many processes, but no sockets other than unix ones. www.kernel.org/doc/html/latest/
-    userspace-api/seccomp_filter.html. Raises OSError where the kernel refuses."""
+    """From here on a BPF filter sees every system call. alone: one process for ever (threads are allowed), which may
+    signal only itself and, without may_exec, become no other program; else (the browser) many processes, but no
+    sockets other than unix ones. Raises OSError where the kernel refuses."""
     here = MACHINES.index(platform.machine())
     load, equal, any_bit, at_least, answer = 0x20, 0x15, 0x45, 0x35, 0x06
     allow, deny, absent = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
     program = []
 
+    # instructions read struct seccomp_data: at 0 the call's number, at 4 the ABI, at 16 the low half of its first
+    # argument; if_true, if_false: instructions to skip
     def op(code, value, if_true=0, if_false=0):
         program.append(struct.pack("HBBI", code, if_true, if_false, value))
 
@@ -127,8 +135,8 @@ def seccomp(alone=True, may_exec=False):
     op(answer, allow)
     code = ctypes.create_string_buffer(b"".join(program))
     filter_ = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program), ctypes.addressof(code)))
-    prctl(38, 1)                                                                             # NO_NEW_PRIVS
-    prctl(22, 2, filter_)                                                                    # PR_SET_SECCOMP
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    prctl(PR_SET_SECCOMP, 2, filter_)                     # 2: SECCOMP_MODE_FILTER
 
 
 def drop_capabilities():

@@ -14,7 +14,7 @@ code was made defective).
     python data.py decontaminate out/unique --against SET --out out/mine    # without what an evaluation set holds
     python data.py refine out/clean --out out/refined     # defective programs to be corrected (refine.py)
     python data.py select-rl out/clean/rl --scores SCORES.jsonl --out out/selected    # prompts worth ViRL (curate.py)
-    python data.py export out/mine/sft --out trl.parquet  # our samples -> TRL's or EasyR1's schema (corpus.py)
+    python data.py export out/mine/sft --out out/trl      # our samples -> TRL's or EasyR1's schema (corpus.py)
     python data.py stats out/data                         # what is in it (view.py)
     python data.py view out/data --model out/tiny         # look at it, offline: which tokens are supervised
 
@@ -122,6 +122,17 @@ def sample_from(row):
     return Sample(prompt, answer, image, **fields)
 
 
+def fits(column, kind):
+    """Can an Arrow type hold this column of ours?"""
+    import pyarrow.types as types
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    if column == "image":
+        return types.is_binary(kind) or types.is_large_binary(kind) or types.is_struct(kind)
+    if column in NUMBERS:
+        return types.is_integer(kind) or types.is_null(kind)
+    return column not in NEEDED or types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind)
+
+
 def opened(path):
     """Yields (file, its ParquetFile of pyarrow) of `path`. Raises SystemExit with one line for what is no samples."""
     import pyarrow.parquet as pq
@@ -131,15 +142,13 @@ def opened(path):
         except Exception as e:  # pyarrow raises several unrelated classes for a broken file
             raise SystemExit(f"error: {file} is not a readable parquet file ({str(e).splitlines()[0]}).") from None
         with parquet:
-            names = parquet.schema_arrow.names
-            if missing := [c for c in NEEDED if c not in names]:
-                raise SystemExit(f"error: {file} has no column {', '.join(missing)} (its columns: {', '.join(names)}). "
+            kinds = dict(zip(parquet.schema_arrow.names, parquet.schema_arrow.types))
+            if missing := [c for c in NEEDED if c not in kinds]:
+                raise SystemExit(f"error: {file} has no column {', '.join(missing)} (its columns: {', '.join(kinds)}). "
                                  "`python data.py import` reads other schemas.")
-            kinds = {c: str(parquet.schema_arrow.field(c).type) for c in NEEDED}
-            for column, kind in kinds.items():
-                wanted = r"(large_)?binary|struct|null" if column == "image" else r"(large_)?string|dictionary<values=(large_)?string|null"
-                if not re.match(wanted, kind):
-                    raise SystemExit(f"error: {file}: its column {column} is of type {kind}, where {'bytes are' if column == 'image' else 'text is'} wanted.")
+            if wrong := [f"{c} ({kind})" for c, kind in kinds.items() if not fits(c, kind)]:
+                raise SystemExit(f"error: {file} has columns of another type: {', '.join(wrong)}. "
+                                 "`python data.py import` writes what can be used.")
             yield file, parquet
 
 
@@ -443,6 +452,8 @@ def main():
         args.run(args)
     except BrokenPipeError:  # `data.py stats DIR | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on where it stopped.")
     except OSError as e:  # no permission, disk full
         where = e.filename or getattr(args, "out", None) or args.path
         sys.exit(f"error: {e.strerror}: {where}. Nothing half-written was left under the final names.")

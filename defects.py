@@ -9,14 +9,17 @@ training pairs of what they do.
 from functools import wraps
 from xml.parsers import expat
 
+from defects_chem import CHEM, smiles
 from defects_latex import LATEX, latex
 from defects_markup import SVG, WEB, html, svg
-from defects_python import CHART, CHEM, python, smiles
+from defects_python import CHART, python
 
-UNPARSED = (SyntaxError, ValueError, RecursionError, MemoryError, AssertionError, expat.ExpatError)  # html.parser asserts
+# What parsers and operators raise; html.parser asserts, a number of 400 digits overflows
+UNPARSED = (SyntaxError, ValueError, RecursionError, MemoryError, AssertionError, OverflowError, expat.ExpatError)
 
 
 def one_line(text, length):
+    """A text without line breaks, cut to at most `length` characters."""
     text = " ".join(text.split())
     return text if len(text) <= length else text[:length - 3] + "..."
 
@@ -28,9 +31,10 @@ def shown(code, start, end, new):
 
 
 def operator(parse, possible):
-    """The operator that does by chance one of the edits which possible(rng, parsed program) lists, each a list of (start, end, new text).
+    """The operator that does by chance one of the edits which possible(rng, parse(code)) lists.
 
-    An operator that is not FAILING never leaves a program that `parse` refuses.
+    An edit is a list of (start, end, new text). An operator that is not FAILING never leaves a program that `parse`
+    refuses.
     """
     @wraps(possible)
     def apply(rng, code):
@@ -54,17 +58,18 @@ def operator(parse, possible):
 
 OPERATORS = {domain: [operator(parse, possible) for possible in those] for domain, parse, those in (
     ("chart", python, CHART), ("chem", smiles, CHEM), ("web", html, WEB), ("svg", svg, SVG), ("latex", latex, LATEX))}
-FAILING = set("missing_import misspelt_keyword misspelt_attribute unequal_length unclosed_bracket broken_smiles svg_unclosed svg_unquoted "
-              "latex_library latex_brace latex_command".split())
+FAILING = set("""missing_import misspelt_keyword misspelt_attribute unequal_length unclosed_bracket broken_smiles
+    svg_unclosed svg_unquoted latex_library latex_brace latex_command""".split())
 
 
 def mutate(rng, domain, code, n=1, failing=False):
-    """-> (code after n operators, their names joined by "+", their changes joined by "; "), fewer where fewer apply; None where none does.
+    """-> (code after n operators, their names joined by "+", their changes joined by "; "), None where none applies.
 
-    failing: the last of them is one of FAILING; else none is.
+    Fewer where fewer apply. failing: the last of them is one of FAILING; else none is.
     """
     names, changes = [], []
-    plain, broken = ([o for o in OPERATORS.get(domain, ()) if (o.__name__ in FAILING) == kind] for kind in (False, True))
+    of = lambda kind: [o for o in OPERATORS.get(domain, ()) if (o.__name__ in FAILING) == kind]
+    plain, broken = of(False), of(True)
     for wanted, group in ((n - failing, plain), (int(failing), broken)):
         for apply in rng.sample(group, len(group)):
             if wanted and (found := apply(rng, code)):

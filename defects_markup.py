@@ -1,4 +1,4 @@
-"""Defects of pages and SVG, by the elements of the source and its CSS declarations. An operator is described in defects.py."""
+"""Defects of pages and SVG, by the elements of the source and its CSS declarations. What an operator is: defects.py."""
 import re
 from functools import lru_cache
 from html.parser import HTMLParser
@@ -11,15 +11,18 @@ from mistakes import COLOURS, NUMBER, is_colour, misspelt, other, recoloured, re
 
 SHAPES = ("g", "path", "rect", "circle", "ellipse", "polygon", "text", "use")
 VOID = set("area base br col embed hr img input link meta source track wbr".split())
+HIDDEN = ("head", "defs", "clipPath", "style", "script", "title", "meta", "link")
 ATTRIBUTE = re.compile(r"""\s([^\s=/>"']+)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s>"']+))?""")
 
+
+# ----------------------------------------------------------------------------------------------------------------- parsing
 
 def tree_of(code, events):
     """Events (kind, tag, start, end) in order -> code, elements and styles (the CSS declarations).
 
-    An element: tag, parent, children; start; named, opened: the ends of the tag's name and of the start tag; closing, end:
-    start and end of the end tag; end is None for an element that is never closed. attributes: {name: (start, end, start of
-    the value, its end)}.
+    An element: tag, parent, children; start; named, opened: the ends of the tag's name and of the start tag; closing,
+    end: start and end of the end tag; end is None for an element that is never closed. attributes: {name: (start, end,
+    start of the value, its end)}.
     """
     root = SimpleNamespace(tag="", children=[], parent=None, end=None, opened=0, closing=len(code), attributes={})
     stack, elements = [root], []
@@ -30,11 +33,14 @@ def tree_of(code, events):
                     pass
                 element.closing, element.end = start, end
             continue
-        element = SimpleNamespace(tag=tag, start=start, named=start + 1 + len(tag), opened=end, closing=end, end=None if kind == "start" else end,
-                                  parent=stack[-1], children=[], attributes={})
+        element = SimpleNamespace(tag=tag, start=start, named=start + 1 + len(tag), opened=end, closing=end,
+                                  end=None if kind == "start" else end, parent=stack[-1], children=[], attributes={})
         for m in ATTRIBUTE.finditer(code, element.named, end):
-            quoted = (m[2] or "")[:1] in ("'", '"') and m[2]
-            element.attributes.setdefault(m[1].lower(), (m.start(), m.end(), m.start(2) + bool(quoted) if m[2] else m.end(), m.end() - bool(quoted)))
+            value = m.end(), m.end()
+            if m[2]:
+                quote = m[2][0] in "\"'"
+                value = m.start(2) + quote, m.end() - quote
+            element.attributes.setdefault(m[1].lower(), (m.start(), m.end(), *value))
         stack[-1].children.append(element)
         elements.append(element)
         if kind == "start":
@@ -54,7 +60,7 @@ def declarations(code, start, end):
     Those of :hover, print and keyframes are left out: no picture shows them.
     """
     css, found = code[start:end], []
-    starts = [0] + [m.end() for m in re.finditer("\n", css)]
+    starts = [0] + [m.end() for m in re.finditer("\r\n|[\n\r\f]", css)]  # as CSS counts lines
     place = lambda node: start + starts[node.source_line - 1] + node.source_column - 1
 
     def tokens(values):
@@ -65,26 +71,37 @@ def declarations(code, start, end):
             if t.type == "function":
                 yield from tokens(t.arguments)
 
+    def shown(node):
+        prelude = tinycss2.serialize(node.prelude)
+        if node.type == "qualified-rule":
+            return not re.search(":(hover|focus|active|visited|disabled)", prelude)
+        return node.content and node.lower_at_keyword in ("media", "supports", "layer") and "print" not in prelude
+
     def visit(nodes):
         for node in nodes:
             if node.type == "declaration" and (parts := list(tokens(node.value))):
                 last = max(e for _, _, e in parts)
                 tail = re.compile(r"\s*(?:!\s*important\s*)?;?").match(code, last, end)
                 found.append(SimpleNamespace(name=node.lower_name, start=place(node), end=tail.end(), tokens=parts))
-            elif node.type == "qualified-rule" and not re.search(":(hover|focus|active|visited|disabled)", tinycss2.serialize(node.prelude)) or (
-                    node.type == "at-rule" and node.content and node.lower_at_keyword in ("media", "supports", "layer") and "print" not in tinycss2.serialize(node.prelude)):
+            elif node.type in ("qualified-rule", "at-rule") and shown(node):
                 visit(tinycss2.parse_blocks_contents(node.content))
+
     visit(tinycss2.parse_blocks_contents(css))
     return found
 
 
 @lru_cache(8)
 def html(code):
+    """-> `tree_of` a page. Raises AssertionError for a declaration that html.parser does not know."""
     parser, events = HTMLParser(convert_charrefs=False), []
     starts = [0] + [m.end() for m in re.finditer("\n", code)]
     here = lambda: starts[parser.getpos()[0] - 1] + parser.getpos()[1]
-    start = lambda kind: lambda tag, _: events.append((kind if tag not in VOID else "empty", tag, here(), here() + len(parser.get_starttag_text())))
-    parser.handle_starttag, parser.handle_startendtag = start("start"), start("empty")
+
+    def opens(kind):
+        return lambda tag, _: events.append(
+            ("empty" if tag in VOID else kind, tag, here(), here() + len(parser.get_starttag_text())))
+
+    parser.handle_starttag, parser.handle_startendtag = opens("start"), opens("empty")
     parser.handle_endtag = lambda tag: events.append(("end", tag, here(), code.find(">", here()) + 1))
     parser.feed(code)
     return tree_of(code, events)
@@ -92,21 +109,30 @@ def html(code):
 
 @lru_cache(8)
 def svg(code):
-    """Raises ExpatError where the code is no XML, ValueError where it declares entities."""
+    """-> `tree_of` a drawing. Raises ExpatError where the code is no XML, ValueError where it declares entities."""
     raw, events, parser = code.encode(), [], expat.ParserCreate("utf-8")
-    here = lambda: parser.CurrentByteIndex if len(raw) == len(code) else len(raw[:parser.CurrentByteIndex].decode())  # expat counts bytes
+
+    def here():  # expat counts bytes
+        byte = parser.CurrentByteIndex
+        return byte if len(raw) == len(code) else len(raw[:byte].decode())
 
     def start(tag, _):
         end = re.compile(r"""(?:[^>"']|"[^"]*"|'[^']*')*>""").match(code, here()).end()
         events.append(("empty" if code[end - 2] == "/" else "start", tag, here(), end))
 
+    def end(tag):
+        if code.startswith("</", here()):
+            events.append(("end", tag, here(), code.find(">", here()) + 1))
+
     def refuse(*_):
         raise ValueError("entities")
-    parser.StartElementHandler, parser.EntityDeclHandler = start, refuse
-    parser.EndElementHandler = lambda tag: code.startswith("</", here()) and events.append(("end", tag, here(), code.find(">", here()) + 1))
+
+    parser.StartElementHandler, parser.EndElementHandler, parser.EntityDeclHandler = start, end, refuse
     parser.Parse(raw, True)
     return tree_of(code, events)
 
+
+# ------------------------------------------------------------------------------------------------------ places in a program
 
 def valued(t, pattern):
     """[(start, end, text)] of the attribute values whose names match."""
@@ -114,33 +140,58 @@ def valued(t, pattern):
     return [(a, b, t.code[a:b]) for a, b in found if a < b]
 
 
+def attribute_numbers(t, pattern):
+    """[(start, end, digits)] of the numbers in the attributes that match."""
+    return [(a + m.start(), a + m.end(), m[0]) for a, _, text in valued(t, pattern) for m in NUMBER.finditer(text)]
+
+
 def css_numbers(rng, t, pattern):
-    return [[(a, a + len(token.representation), scaled(rng, token.representation))] for d in t.styles if re.fullmatch(pattern, d.name) for token, a, _ in d.tokens
+    """The edits that misread a number of the declarations whose names match."""
+    found = [(a, token) for d in t.styles if re.fullmatch(pattern, d.name) for token, a, _ in d.tokens]
+    return [[(a, a + len(token.representation), scaled(rng, token.representation))] for a, token in found
             if token.type in ("dimension", "percentage", "number") and token.value]
 
 
 def css_words(rng, t, pattern, *groups):
-    """A keyword exchanged for another one of its group."""
-    places = [(a, b) for d in t.styles if re.fullmatch(pattern, d.name) for _, a, b in d.tokens]
-    return [[(a, b, other(rng, t.code[a:b], group.split()))] for a, b in places for group in groups if t.code[a:b] in group.split()]
+    """The edits that exchange a keyword for another one of its group."""
+    places = [(a, b, t.code[a:b]) for d in t.styles if re.fullmatch(pattern, d.name) for _, a, b in d.tokens]
+    return [[(a, b, other(rng, word, group.split()))] for a, b, word in places for group in groups
+            if word in group.split()]
 
 
 def whole(elements):
     """Those that are drawn and closed."""
-    hidden = ("head", "defs", "clipPath", "style", "script", "title", "meta", "link")
-    return [e for e in elements if e.end and e.tag not in (*hidden, "html", "body", "svg") and e.parent.tag not in hidden]
+    no_node = (*HIDDEN, "html", "body", "svg")
+    return [e for e in elements if e.end and e.tag not in no_node and e.parent.tag not in HIDDEN]
+
+
+def bare(t, *names):
+    """The shapes of an SVG that have none of these attributes."""
+    return [e for e in whole(t.elements) if e.tag in SHAPES and not {*names} & set(e.attributes)]
+
+
+def given(element, text):
+    """The edit that gives an element an attribute."""
+    return [(element.named, element.named, f" {text}")]
+
+
+# ------------------------------------------------------------------------------------------------------------ pages and SVG
 
 def node_dropped(rng, t):
     return ([(e.start, e.end, "")] for e in whole(t.elements))
 
+
 def node_duplicated(rng, t):
     return ([(e.end, e.end, "\n" + t.code[e.start:e.end])] for e in whole(t.elements))
+
 
 def node_swapped(rng, t):
     """Two neighbours exchanged: in SVG what is in front, in HTML what comes first."""
     for e in t.elements:
         nodes = whole(e.children)
-        yield from ([(a.start, a.end, t.code[b.start:b.end]), (b.start, b.end, t.code[a.start:a.end])] for a, b in zip(nodes, nodes[1:]))
+        for a, b in zip(nodes, nodes[1:]):
+            yield [(a.start, a.end, t.code[b.start:b.end]), (b.start, b.end, t.code[a.start:a.end])]
+
 
 def node_text(rng, t):
     for e in whole(t.elements):
@@ -152,56 +203,81 @@ def node_text(rng, t):
                     at = t.code.index(text, a)
                     yield [(at, at + len(text), reworded(rng, text))]
 
+
 def node_colour(rng, t):
     """Of a CSS declaration or an attribute; an SVG shape without one gets one."""
     for d in t.styles:
         if re.search("color|background|border|fill|stroke|shadow|outline|^--", d.name):
-            yield from ([(a, b, recoloured(rng, t.code[a:b]))] for token, a, b in d.tokens if token.type in ("hash", "ident", "function") and is_colour(t.code[a:b]))
+            for token, a, b in d.tokens:
+                if token.type in ("hash", "ident", "function") and is_colour(t.code[a:b]):
+                    yield [(a, b, recoloured(rng, t.code[a:b]))]
     for a, b, text in valued(t, "fill|stroke|stop-color|flood-color|bgcolor|color"):
         if is_colour(text) or text == "currentColor":
             yield [(a, b, recoloured(rng, text))]
-    for e in whole(t.elements):
-        if e.tag in SHAPES and not {"fill", "class", "style", "stroke"} & set(e.attributes):
-            up = e
-            while up.parent and not {"stroke", "style"} & set(up.attributes):
-                up = up.parent
-            yield [(e.named, e.named, f' {"stroke" if "stroke" in up.attributes else "fill"}="{rng.choice(COLOURS)}"')]
+    for e in bare(t, "fill", "class", "style", "stroke"):
+        up = e
+        while up.parent and not {"stroke", "style"} & set(up.attributes):
+            up = up.parent
+        yield given(e, f'{"stroke" if "stroke" in up.attributes else "fill"}="{rng.choice(COLOURS)}"')
+
 
 def node_attribute(rng, t):
     """An attribute forgotten."""
-    kept = "lang|charset|name|content|rel|http-equiv|xmlns.*|viewbox|version|data-.*|aria-.*|id|on.*|type|href|alt|title|d|points|width|height|method|action|for"
-    return ([(a, b, "")] for e in t.elements if e.tag not in ("meta", "link", "script", "html") for name, (a, b, *_) in e.attributes.items()
-            if not re.fullmatch(kept, name) and (name != "class" or t.styles))
+    kept = ("lang|charset|name|content|rel|http-equiv|xmlns.*|viewbox|version|data-.*|aria-.*|id|on.*|type|href|alt|"
+            "title|d|points|width|height|method|action|for")
+    for e in t.elements:
+        if e.tag not in ("meta", "link", "script", "html"):
+            for name, (a, b, *_) in e.attributes.items():
+                if not re.fullmatch(kept, name) and (name != "class" or t.styles):
+                    yield [(a, b, "")]
+
+
+# ------------------------------------------------------------------------------------------------------------------- pages
 
 def web_font_size(rng, t):
     return css_numbers(rng, t, "font-size|font|line-height|letter-spacing")
 
+
 def web_font_style(rng, t):
-    yield from css_words(rng, t, "font.*|text.*", "bold normal", "600 400", "700 400", "500 800", "italic normal", "uppercase none lowercase", "underline none",
-                         "sans-serif serif monospace")
-    yield from ([(e.start + 1, e.named, new), (e.closing + 2, e.closing + 2 + len(e.tag), new)] for e in whole(t.elements)
-                for new in [{"h1": "h3", "h2": "h4", "h3": "p", "strong": "span", "b": "span", "p": "h3", "em": "span"}.get(e.tag)] if new)
+    yield from css_words(rng, t, "font.*|text.*", "bold normal", "600 400", "700 400", "500 800", "italic normal",
+                         "uppercase none lowercase", "underline none", "sans-serif serif monospace")
+    others = {"h1": "h3", "h2": "h4", "h3": "p", "strong": "span", "b": "span", "p": "h3", "em": "span"}
+    for e in whole(t.elements):
+        if new := others.get(e.tag):
+            yield [(e.start + 1, e.named, new), (e.closing + 2, e.closing + 2 + len(e.tag), new)]
+
 
 def web_spacing(rng, t):
-    return css_numbers(rng, t, "(margin|padding)(-.*)?|gap|row-gap|column-gap|border-spacing|top|left|right|bottom|inset")
+    names = "(margin|padding)(-.*)?|gap|row-gap|column-gap|border-spacing|top|left|right|bottom|inset"
+    return css_numbers(rng, t, names)
+
 
 def web_layout(rng, t):
     """Direction, alignment, position."""
-    yield from css_words(rng, t, "flex.*|display", "row column", "flex block", "grid block", "inline-block block", "wrap nowrap", "inline-flex block", "none block")
-    yield from css_words(rng, t, "justify-.*|align-.*|place-.*", "center flex-start flex-end", "space-between center flex-start", "space-around flex-start")
-    yield from css_words(rng, t, "text-align|float|position|vertical-align", "left right center", "absolute static", "relative static", "top bottom middle")
+    yield from css_words(rng, t, "flex.*|display", "row column", "flex block", "grid block", "inline-block block",
+                         "wrap nowrap", "inline-flex block", "none block")
+    yield from css_words(rng, t, "justify-.*|align-.*|place-.*", "center flex-start flex-end",
+                         "space-between center flex-start", "space-around flex-start")
+    yield from css_words(rng, t, "text-align|float|position|vertical-align", "left right center", "absolute static",
+                         "relative static", "top bottom middle")
+
 
 def web_width(rng, t):
     yield from css_numbers(rng, t, "(max-|min-)?(width|height)|flex-basis|flex|grid-template-columns")
-    yield from ([(a, b, scaled(rng, text))] for a, b, text in valued(t, "width|height|colspan|rowspan|cols|rows") if NUMBER.fullmatch(text))
+    for a, b, text in valued(t, "width|height|colspan|rowspan|cols|rows"):
+        if NUMBER.fullmatch(text):
+            yield [(a, b, scaled(rng, text))]
+
 
 def web_border(rng, t):
     yield from css_numbers(rng, t, "border.*|outline")
     yield from css_words(rng, t, "border.*", "solid dashed dotted")
 
+
 def web_declaration(rng, t):
     """A declaration forgotten."""
     return ([(d.start, d.end, "")] for d in t.styles if not re.match("transition|animation|cursor|outline|-", d.name))
+
 
 def web_class(rng, t):
     """One of an element's classes misspelt or forgotten."""
@@ -210,57 +286,76 @@ def web_class(rng, t):
         at = a + text.index(word) if word in text else a
         yield [(at, at + len(word), other(rng, word, (misspelt(rng, word), word + "s", "")))]
 
+
 def web_unclosed(rng, t):
     return ([(e.closing, e.end, "")] for e in whole(t.elements) if e.closing < e.end)
 
 
-def shape_numbers(t, pattern):
-    """[(start, end, digits)] of the numbers in the attributes that match."""
-    return [(a + m.start(), a + m.end(), m[0]) for a, _, text in valued(t, pattern) for m in NUMBER.finditer(text)]
-
+# --------------------------------------------------------------------------------------------------------------------- SVG
 
 def set_apart(t, a, b, text):
-    """The edit that writes a number, not run together with its neighbours: in a path, 7.6-1.5 and 1.5.5 are two numbers each."""
+    """The part of an edit that writes a number, not run together with its neighbours: in a path, 7.6-1.5 and 1.5.5 are
+    two numbers each."""
     before = " " if re.match(r"[\d.]", t.code[a - 1]) and text[0] != "-" else ""
     return a, b, before + text + (" " if re.match(r"[\d.]", t.code[b]) else "")
 
 
+def view_box(text):
+    """[x, y, width, height], [] where it is none."""
+    box = [float(n) for n in NUMBER.findall(text)]
+    return box if len(box) == 4 else []
+
+
 def canvas(t):
-    box = [float(n) for n in NUMBER.findall("".join(text for _, _, text in valued(t, "viewbox")[:1]))]
-    return max(box[2:4]) if len(box) == 4 else max([float(n) for _, _, n in shape_numbers(t, "width|height")] or [100])
+    """The longer side."""
+    boxes = [view_box(text) for _, _, text in valued(t, "viewbox")[:1]]
+    if boxes and boxes[0]:
+        return max(boxes[0][2:])
+    return max([float(n) for _, _, n in attribute_numbers(t, "width|height")] or [100])
+
 
 def svg_stroke_width(rng, t):
-    yield from ([(a, b, scaled(rng, n))] for a, b, n in shape_numbers(t, "stroke-width"))
+    for a, b, n in attribute_numbers(t, "stroke-width"):
+        yield [(a, b, scaled(rng, n))]
     yield from css_numbers(rng, t, "stroke-width")
 
+
 def svg_transform(rng, t):
-    yield from ([set_apart(t, a, b, scaled(rng, n))] for a, b, n in shape_numbers(t, "transform|gradienttransform"))
+    for a, b, n in attribute_numbers(t, "transform|gradienttransform"):
+        yield [set_apart(t, a, b, scaled(rng, n))]
     side = canvas(t) / 8
-    yield from ([(e.named, e.named, f' transform="{rng.choice((f"translate({side:g} 0)", f"translate(0 {-side:g})", "scale(0.8)", "rotate(15)"))}"')]
-                for e in whole(t.elements) if "transform" not in e.attributes and e.tag in SHAPES)
+    moves = (f"translate({side:g} 0)", f"translate(0 {-side:g})", "scale(0.8)", "rotate(15)")
+    for e in bare(t, "transform"):
+        yield given(e, f'transform="{rng.choice(moves)}"')
+
 
 def svg_viewbox(rng, t):
     for a, b, text in valued(t, "viewbox"):
-        box = NUMBER.findall(text)
-        if len(box) == 4:
-            x, y, w, h = map(float, box)
+        if box := view_box(text):
+            x, y, w, h = box
             k = rng.choice((0.7, 0.8, 1.25, 1.5))
             new = rng.choice(((x + w / 8, y, w, h), (x, y - h / 8, w, h), (x, y, w * k, h * k)))
             yield [(a, b, " ".join(f"{v:g}" for v in new))]
 
+
 def svg_coordinate(rng, t):
     """A number moved by 6 to 25 % of the canvas."""
     side = canvas(t)
-    for a, b, n in shape_numbers(t, "x|y|cx|cy|x1|x2|y1|y2|width|height|points|d"):
+    for a, b, n in attribute_numbers(t, "x|y|cx|cy|x1|x2|y1|y2|width|height|points|d"):
         new = float(n) + rng.choice((-1, 1)) * rng.uniform(0.06, 0.25) * side
         yield [set_apart(t, a, b, f"{new:.{min(3, len(n.partition('.')[2]))}f}")]
 
+
 def svg_radius(rng, t):
-    return ([(a, b, scaled(rng, n))] for a, b, n in shape_numbers(t, "r|rx|ry"))
+    return ([(a, b, scaled(rng, n))] for a, b, n in attribute_numbers(t, "r|rx|ry"))
+
 
 def svg_opacity(rng, t):
-    yield from ([(a, b, other(rng, n, ("0.3", "0.6", "1")))] for a, b, n in shape_numbers(t, ".*opacity"))
-    yield from ([(e.named, e.named, ' opacity="0.4"')] for e in whole(t.elements) if "opacity" not in e.attributes and e.tag in SHAPES)
+    for a, b, n in attribute_numbers(t, ".*opacity"):
+        yield [(a, b, other(rng, n, ("0.3", "0.6", "1")))]
+    for e in bare(t, "opacity"):
+        yield given(e, 'opacity="0.4"')
+
 
 def svg_rounded(rng, t):
     """All decimals of a path rounded away."""
@@ -270,20 +365,27 @@ def svg_rounded(rng, t):
             return m[0] if "." not in m[0] else " " * (joined and float(m[0]) >= -0.5) + str(round(float(m[0])))
         yield [(a, b, NUMBER.sub(rounded, text))]
 
+
 def svg_path(rng, t):
     """A part of a path forgotten, or an absolute command taken for a relative one."""
     for a, _, text in valued(t, "d"):
-        commands = [(m.start(), m.end()) for m in re.finditer(r"[a-zA-Z][^a-zA-Z]*", re.sub("[eE](?=[-+]?\\d)", "0", text))]
-        yield from ([(a + s, a + e, "")] for s, e in commands[1:] if text[s] not in "zZ")
-        yield from ([(a + s, a + s + 1, text[s].swapcase())] for s, _ in commands[1:] if text[s] not in "zZ")
+        letters = re.sub("[eE](?=[-+]?\\d)", "0", text)  # but those of exponents
+        commands = [(m.start(), m.end()) for m in re.finditer(r"[a-zA-Z][^a-zA-Z]*", letters)][1:]
+        commands = [(s, e) for s, e in commands if text[s] not in "zZ"]
+        yield from ([(a + s, a + e, "")] for s, e in commands)
+        yield from ([(a + s, a + s + 1, text[s].swapcase())] for s, _ in commands)
+
 
 def svg_unclosed(rng, t):
     """Fails."""
-    return ([(e.closing, e.end, "")] if e.closing < e.end else [(e.end - 2, e.end - 1, "")] for e in t.elements if e.end)
+    for e in t.elements:
+        if e.end:
+            yield [(e.closing, e.end, "")] if e.closing < e.end else [(e.end - 2, e.end - 1, "")]
+
 
 def svg_unquoted(rng, t):
     """Fails."""
-    return ([(b - 1, b, "")] for e in t.elements for _, b, start, end in e.attributes.values() if end < b)
+    return ([(b - 1, b, "")] for e in t.elements for _, b, _, end in e.attributes.values() if end < b)
 
 
 WEB = (node_colour, node_dropped, node_duplicated, node_swapped, node_text, node_attribute, web_font_size,

@@ -1,7 +1,10 @@
 """
-SVG, molecules and PDF pages as pixels, and what all engines share. Runs inside the sandbox, in a confined child.
+SVG, molecules and pages of PDF as pixels, and what all engines share. Runs inside the sandbox, in a confined child.
 
-An engine draw_LANGUAGE(code, size) returns (pixels uint8 [H, W, 3], texts or None), or raises.
+draw_LANGUAGE(code, size) draws a program, str, at the target's (width, height) in pixels or None; render.py says what
+each language makes of it. It returns (pixels uint8 [H, W, 3], texts): [(string, (x0, y0, x1, y1) in pixels)], or None
+where it cannot tell. It raises Rejected where the image is too large; any other exception is the program's failure and
+its message.
 """
 import io
 import traceback
@@ -11,6 +14,7 @@ import numpy as np
 MAX_SIDE = 8192                         # pixels; a larger image is 'rejected'
 MAX_PIXELS = 32 << 20
 MAX_CODE = 1 << 20                      # bytes of one program
+MAX_TEXTS = 1 << 18                     # bytes of the strings that come back with an image
 MAX_DETAILS = 1 << 20                   # bytes of the details that come back with an image
 
 
@@ -19,11 +23,8 @@ class Rejected(Exception):
 
 
 class Figure(Exception):
-    """The program drew a plotly figure: JSON that the browser turns into pixels."""
-
-
-class Crash(Exception):
-    """The program killed what ran it."""
+    """The program drew a plotly figure, which the browser turns into pixels. args: its JSON, width and height in
+    pixels or None, scale."""
 
 
 def oversized(length):
@@ -31,20 +32,21 @@ def oversized(length):
 
 
 def describe(error):
-    """One line: the type, the message, the program's line."""
+    """An exception in one line: its type, its message, the line of a Python program that raised it."""
     lines = [""] + [f" (line {frame.lineno})" for frame in traceback.extract_tb(error.__traceback__)
                     if frame.filename == "program.py"]
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500] + lines[-1]
 
 
 def check_size(width, height):
+    """Pixels. Raises Rejected beyond MAX_SIDE and MAX_PIXELS, and for an image without any."""
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS):
         raise Rejected(f"an image of {width:.0f} x {height:.0f} pixels: at most {MAX_SIDE} a side and "
                        f"{MAX_PIXELS} in all are taken")
 
 
 def on_white(image):
-    """PIL image or uint8 [H, W, 3 or 4] -> uint8 [H, W, 3]."""
+    """PIL image or uint8 [H, W, 3 or 4] -> uint8 [H, W, 3]. Raises Rejected."""
     from PIL import Image
     if isinstance(image, np.ndarray):
         if (image[:, :, 3:] == 255).all():
@@ -60,6 +62,7 @@ def on_white(image):
 
 
 def draw_svg(code, size):
+    """By cairosvg, which is given pixels of ours in place of a PNG and asked where it puts its texts."""
     from cairosvg import surface, text, url
     from cairosvg.parser import Tree
     texts = []
@@ -90,11 +93,13 @@ def draw_svg(code, size):
 
 
 def box_around(points):
+    """[(x, y)] -> (x0, y0, x1, y1)"""
     xs, ys = zip(*points)
     return min(xs), min(ys), max(xs), max(ys)
 
 
 def draw_smiles(code, size):
+    """By RDKit. The text of a molecule is its canonical SMILES, in a box as large as the image."""
     from PIL import Image
     from rdkit import Chem
     from rdkit.Chem.Draw import rdMolDraw2D
@@ -110,7 +115,8 @@ def draw_smiles(code, size):
 
 
 def read_pdf(file, size):
-    """-> (pypdfium2 page, whole dots per inch to draw it with, texts) of the first page."""
+    """-> (pypdfium2 page, whole dots per inch to draw it with, texts) of the first page: 150, less where it would be
+    larger than the target. file: path or bytes. Raises Rejected, PdfiumError."""
     import pypdfium2
     page = pypdfium2.PdfDocument(file)[0]
     left, bottom, right, top = page.get_mediabox()                # points, 1/72 inch

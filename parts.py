@@ -57,8 +57,9 @@ class Writer:
 
 
 def stamp(path):
-    """What tells that a file is the one that a part was made from."""
-    return [str(path), path.stat().st_size, path.stat().st_mtime_ns]
+    """What tells that a file, or a folder with all that is in it, is the one that a part was made from."""
+    files = [f.stat() for f in ([path] if path.is_file() else path.rglob("*")) if f.is_file()]
+    return [str(path), sum(f.st_size for f in files), max((f.st_mtime_ns for f in files), default=0)]
 
 
 def record_of(out, number):

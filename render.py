@@ -48,12 +48,17 @@ Without bubblewrap (no user namespaces, many containers) landlock and seccomp st
 stopped: a program can fill the host's disk until its deadline. This is announced on stderr and named in
 `Renderer.confinement`. Where they are missing too, python, latex and html are refused unless `unsafe=True`.
 
+In reading order, none imports one before it: render.py (the pool, the command line), sandbox.py (a sandbox from
+outside), server.py (inside), what draws: charts.py, latex.py, chromium.py, drawing.py, and confine.py (what a process
+gives up).
+
 Status: ok | error (the program failed) | timeout | rejected (too large) | infra (a worker was lost twice: not the
 program's fault, leave the sample out). Source of the idea: VinciCoder, arXiv 2511.00391, section 3.3.
 """
 import argparse
 import importlib.util
 import json
+import math
 import os
 import platform
 import queue
@@ -78,7 +83,7 @@ from chromium import find_chromium
 from confine import landlock_version
 from drawing import MAX_CODE, describe
 from latex import find_tex
-from sandbox import Sandbox, confinement, safe
+from sandbox import Outcome, Sandbox, confinement, safe
 from server import ERROR, FIGURE, OK, REJECTED, family_of
 
 ENDINGS = {".py": "python", ".html": "html", ".htm": "html", ".svg": "svg", ".tex": "latex", ".smi": "smiles"}
@@ -132,11 +137,12 @@ def available():
 
 
 def parse_texts(data):
-    """The JSON comes from the sandbox, so it may be anything: [(str, (x0, y0, x1, y1))] or None."""
+    """The JSON comes from the sandbox, so it may be anything: [(str, (x0, y0, x1, y1))], finite numbers, or None."""
     try:
-        return [(str(string), tuple(float(v) for v in box)) for string, box in json.loads(data) if len(box) == 4]
-    except (ValueError, TypeError, RecursionError):
+        texts = [(str(string), tuple(float(v) for v in box)) for string, box in json.loads(data) if len(box) == 4]
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
+    return [(string, box) for string, box in texts if all(map(math.isfinite, box))]
 
 
 def parse_details(data, shape):
@@ -250,24 +256,22 @@ class Renderer:
         code = code.encode(errors="replace")
         if len(code) > MAX_CODE:
             return Render(None, "rejected", f"a program of {len(code)} bytes: at most {MAX_CODE} are taken")
-        family = family_of(language, code.decode())
-        problem, seconds, status, payload, texts, details = self._attempt(sandboxes, family, language, code, size, inspect, self.timeout)
-        if not problem and status == FIGURE:
-            before = seconds
-            problem, seconds, status, payload, texts, _ = self._attempt(
-                sandboxes, "html", "plotly", payload, None, False, max(0.1, self.timeout - before))
-            seconds += before
-        if problem == "timeout":
-            return Render(None, "timeout", f"no image within {self.timeout:g} s", seconds)
-        if problem == "infra":
-            return Render(None, "infra", payload, seconds)
-        if status == OK and not problem:
-            told, message = parse_details(details, DETAILS[language]) if inspect and language in DETAILS else (None, "")
-            return Render(payload, "ok", message, seconds, parse_texts(texts), told)
-        if status in (ERROR, REJECTED):
-            message = payload.decode(errors="replace").replace("\n", " ")[:1000]
-            return Render(None, "rejected" if status == REJECTED else "error", message, seconds)
-        return Render(None, "error", f"the program ended before its image ({problem or 'exit 0'})", seconds)
+        o = self._attempt(sandboxes, family_of(language, code.decode()), language, code, size, inspect, self.timeout)
+        if not o.problem and o.status == FIGURE:               # plotly's: the browser draws it in the time that is left
+            before = o.seconds
+            o = self._attempt(sandboxes, "html", "plotly", o.payload, None, False, max(0.1, self.timeout - before))
+            o.seconds += before
+        if o.problem == "timeout":
+            return Render(None, "timeout", f"no image within {self.timeout:g} s", o.seconds)
+        if o.problem == "infra":
+            return Render(None, "infra", o.payload, o.seconds)
+        if o.status == OK and not o.problem:
+            details, message = parse_details(o.details, DETAILS[language]) if inspect and language in DETAILS else (None, "")
+            return Render(o.payload, "ok", message, o.seconds, parse_texts(o.texts), details)
+        if o.status in (ERROR, REJECTED):
+            message = o.payload.decode(errors="replace").replace("\n", " ")[:1000]
+            return Render(None, "rejected" if o.status == REJECTED else "error", message, o.seconds)
+        return Render(None, "error", f"the program ended before its image ({o.problem or 'exit 0'})", o.seconds)
 
     def _attempt(self, sandboxes, family, language, code, size, inspect, timeout):
         """Sandbox.run with one retry in a fresh sandbox when the server, not the program, was lost."""
@@ -286,14 +290,14 @@ class Renderer:
                     return sandboxes[family].run(language, code, size, inspect, timeout)
                 except TimeoutError:
                     sandboxes.pop(family).close()
-                    return "timeout", time.monotonic() - start, 0, b"", b"", b""
+                    return Outcome("timeout", time.monotonic() - start)
             except (OSError, ValueError) as error:
                 if family in sandboxes:
                     sandboxes.pop(family).close()
-                problem = describe(error)
+                reason = describe(error)
                 if self.closed:
                     break
-        return "infra", 0.0, 0, problem, b"", b""
+        return Outcome("infra", payload=reason)
 
     def close(self):
         """Drop what is queued, stop what runs, end every process."""

@@ -1,5 +1,5 @@
 """
-Outside: what is installed, what can be confined; a sandbox as seen from outside.
+A sandbox from outside: what can be confined on this machine, and one server (server.py) started, asked, killed.
 """
 import ctypes
 import errno
@@ -16,15 +16,15 @@ import sys
 import tempfile
 import time
 import weakref
+from dataclasses import dataclass
 
 import numpy as np
 
 from chromium import find_chromium
-from confine import MACHINES, landlock_version
-from drawing import MAX_DETAILS, MAX_PIXELS, MAX_SIDE
+from confine import MACHINES, PR_SET_SECCOMP, landlock_version
+from drawing import MAX_DETAILS, MAX_PIXELS, MAX_SIDE, MAX_TEXTS
 from latex import find_tex
-from server import HEADER, MAX_TEXTS, OK, REJECTED, SHARED
-
+from server import HEADER, OK, REJECTED, SHARED
 
 INSIDE = [os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")      # our files that a sandbox sees
           for name in ("server", "confine", "drawing", "charts", "chromium", "latex")]
@@ -44,12 +44,11 @@ def engine_paths():
 
 
 def bubblewrap():
-    """The command line in front of the server's own."""
+    """The command line in front of the server's own: no network, no host files but the engines, own process ids."""
     command = ["bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
                "--clearenv", "--hostname", "sandbox", "--uid", "1000", "--gid", "1000"]
     for path in sorted(engine_paths()[0]):
-        system = os.path.islink(path) and os.path.realpath(path).startswith("/usr/")   # /bin, a link to usr/bin; a .venv
-        command += ["--symlink", os.readlink(path), path] if system else ["--ro-bind", path, path]   # that is one is bound
+        command += ["--ro-bind", path, path]          # a link (/bin, a linked .venv) becomes the folder it leads to
     return command + ["--proc", "/proc", "--dev", "/dev", "--size", str(512 << 20), "--tmpfs", "/scratch", "--size",
                       str(512 << 20), "--tmpfs", "/cache", "--chdir", "/scratch", "--remount-ro", "/"]
 
@@ -65,7 +64,7 @@ def confinement():
     if landlock_version():
         found.append("landlock")
     # an empty filter is a bad address where filters exist, a bad argument where they do not
-    if libc.prctl(22, 2, None, 0, 0) and ctypes.get_errno() == errno.EFAULT and platform.machine() in MACHINES:
+    if libc.prctl(PR_SET_SECCOMP, 2, None, 0, 0) and ctypes.get_errno() == errno.EFAULT and platform.machine() in MACHINES:
         found.append("seccomp")
     return "+".join(part for part in found if part in wanted) or "none"
 
@@ -75,8 +74,19 @@ def safe():
     return "seccomp" in confinement() and confinement() != "seccomp"
 
 
+@dataclass
+class Outcome:
+    """What a job has left, unchecked but for its size: a program can write any of it but `problem` and `seconds`."""
+    problem: str | None                 # None, 'timeout', 'exit N', 'signal N', 'infra' or why the browser was lost
+    seconds: float = 0.0
+    status: int = 0                     # OK, ERROR, REJECTED, FIGURE, or 0 for nothing
+    payload: np.ndarray | bytes = b""   # of OK: pixels, uint8 [H, W, 3]; else the message or the figure
+    texts: bytes = b""                  # JSON
+    details: bytes = b""                # JSON
+
+
 class Sandbox:
-    """One server of one family, seen from outside. Its process group, memory and folder end with close()."""
+    """One server of one family. Its process group, memory and folder end with close()."""
 
     def __init__(self, family):
         self.family, parts = family, confinement()
@@ -91,6 +101,7 @@ class Sandbox:
         self.remove_folder = weakref.finalize(self, remove_folder, folder)
         readable, packages = engine_paths()
         readable += [cache, "/dev/urandom", "/dev/random", "/dev/zero"]
+        # the server's fields; own_pids: it may kill all processes that it sees
         setup = dict(family=family, control=theirs.fileno(), shared=self.pixels, scratch=scratch, cache=cache,
                      readable=readable, packages=packages, parts=parts, own_pids=not folder,
                      chromium=find_chromium(), texbin=find_tex(), pdftoppm=shutil.which("pdftoppm"))
@@ -117,8 +128,8 @@ class Sandbox:
             raise ConnectionError(f"the {self.family} server ended: {' '.join(last)[:300]}")
 
     def run(self, language, code, size, inspect, timeout):
-        """-> (problem or None, seconds, status, payload, texts, details): pixels uint8 [H, W, 3] or bytes, then bytes of JSON,
-        all of it from the sandbox. Raises OSError where the server is lost."""
+        """code: bytes; timeout: seconds -> Outcome. Raises TimeoutError where the server does not answer half a second
+        later, OSError or ValueError where it is lost."""
         job = dict(language=language, size=size, inspect=inspect, timeout=timeout, bytes=len(code))
         self.control.settimeout(timeout + 0.5)
         self.control.sendall(json.dumps(job).encode() + b"\n" + code)
@@ -127,25 +138,25 @@ class Sandbox:
             raise ConnectionError(f"the {self.family} server was lost")
         reply = json.loads(line)
         status, height, width, length, texts_length, details_length = struct.unpack("6I", os.pread(self.pixels, 24, 0))
-        texts = details = b""
+        outcome = Outcome(reply["answer"], reply["seconds"], status)
         # reads, no mapping: nothing that a child does to the memory can hurt this process
-        if status == OK and height <= MAX_SIDE and width <= MAX_SIDE and height * width <= MAX_PIXELS:
-            payload = np.empty((height, width, 3), np.uint8)              # uint8 [H, W, 3]
-            if os.preadv(self.pixels, [payload], HEADER) != payload.nbytes:
+        if status == OK and 0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE and height * width <= MAX_PIXELS:
+            pixels = outcome.payload = np.empty((height, width, 3), np.uint8)
+            if os.preadv(self.pixels, [pixels], HEADER) != pixels.nbytes:
                 raise ConnectionError("short shared memory")
-            texts_length, details_length = min(texts_length, MAX_TEXTS), min(details_length, MAX_DETAILS)
-            texts = os.pread(self.pixels, texts_length, HEADER + payload.nbytes)
-            details = os.pread(self.pixels, details_length, HEADER + payload.nbytes + texts_length)
+            texts_length, behind = min(texts_length, MAX_TEXTS), HEADER + pixels.nbytes
+            outcome.texts = os.pread(self.pixels, texts_length, behind)
+            outcome.details = os.pread(self.pixels, min(details_length, MAX_DETAILS), behind + texts_length)
         elif status == OK:                                                # deliver() lets no such image through
-            status, payload = REJECTED, b"the program forged the size of its image"
+            outcome.status, outcome.payload = REJECTED, b"the program forged the size of its image"
         else:
-            payload = os.pread(self.pixels, min(length, 16 << 20), HEADER)
+            outcome.payload = os.pread(self.pixels, min(length, 16 << 20), HEADER)
         if self.family == "html":                                         # a page has no way to this memory
             os.pwrite(self.pixels, bytes(24), 0)
         else:                                                             # the next program must not find these pixels
             os.ftruncate(self.pixels, 0)
             os.ftruncate(self.pixels, SHARED)
-        return reply["answer"], reply["seconds"], status, payload, texts, details
+        return outcome
 
     def kill(self):
         try:

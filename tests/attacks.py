@@ -204,6 +204,13 @@ def table():
         frame = frame.f_back
     check(m)
     """
+    forge = lambda texts, code: find_map + f"""
+    import struct
+    t = {texts}
+    m[4096:4096 + 12] = bytes((255, 0, 0) * 4)
+    m[4108:4108 + len(t)] = t
+    m[:24] = struct.pack('6I', 1, 2, 2, 12, len(t), 0)
+    os._exit({code})"""
     group("python", "harness", bare="symlink_result fifo_result result_bomb picture_of_10_gigapixels no_picture", loud="forged_reply others_pixels targets_pixels",
           forged_reply="""
     sent = 0
@@ -213,20 +220,15 @@ def table():
     check(sent)""",
           forged_size=find_map + """
     import struct
-    m[:20] = struct.pack('5I', 1, 1 << 20, 1 << 20, 1 << 31, 1 << 31)
+    m[:24] = struct.pack('6I', 1, 1 << 20, 1 << 20, 1 << 31, 1 << 31, 1 << 31)
     os._exit(0)""",
-          forged_texts=find_map + """
+          forged_texts=forge("b'[[\"a\", [1' + b'0' * 400 + b', 0, 0, 0]]]'", 0) + "||" + forge("b'[' * 50000", 1),
+          forged_figure="||".join(find_map + f"""
     import struct
-    m[4096:4096 + 12] = bytes((255, 0, 0) * 4)
-    m[4108:4108 + 50000] = b'[' * 50000
-    m[:20] = struct.pack('5I', 1, 2, 2, 12, 50000)
-    os._exit(1)""",
-          forged_figure=find_map + """
-    import struct
-    s = b'["{}</script><script>document.body.style.background=1", 1e9, 64, 1]'
+    s = {figure}
     m[4096:4096 + len(s)] = s
-    m[:20] = struct.pack('5I', 4, 0, 0, len(s), 0)
-    os._exit(0)""",
+    m[:24] = struct.pack('6I', 4, 0, 0, len(s), 0, 0)
+    os._exit(0)""" for figure in ("b'\\xff'", """b'["{}</script><script>document.body.style.background=1", 1e9, 64, 1]'""")),
           others_pixels=find_map + "check(np.frombuffer(m, np.uint8)[:8 << 20].any())",
           targets_pixels="""
     frame = sys._getframe()

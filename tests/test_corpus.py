@@ -4,6 +4,9 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -78,6 +81,9 @@ def test_a_folder_of_programs(tmp_path):
     assert np.asarray(Image.open(io.BytesIO(found["deep/9.svg"].image))).mean() < 250
     assert sorted((r["id"], r["reason"]) for r in rejects(tmp_path / "out")) == [
         ("broken.svg", "no image, and the program does not run (error)"), ("foreign.svg", "not UTF-8")]
+    (folder / "deep" / "4.svg").write_text((folder / "deep" / "5.svg").read_text().replace("/>", " />"))  # a change deep in it is seen
+    corpus.import_files([folder], tmp_path / "out")
+    assert " />" in kept(tmp_path / "out")["deep/4.svg"].answer
 
 
 def test_an_interrupted_import_goes_on_and_reads_nothing_twice(tmp_path, monkeypatch):
@@ -151,9 +157,10 @@ def test_splits_that_are_there_already(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("change, reason", [
-    ({"user_content": 5}, "instruction or answer is no text"), ({"assistant_content": [{"type": "text", "text": None}]}, "answer without one"),
-    ({"image": "cG5n"}, "image column holds no bytes"), ({"image": {"path": "a.png"}}, "no image"), ({"language": "Klingon"}, "unknown language"),
-    ({"domain": 3}, "unknown domain"), ({"id": 7}, ""), ({"width": "wide"}, ""), ({"render": True}, ""), ({"source": None}, "")])
+    ({"user_content": 5}, "instruction or answer is no text"), ({"image": "cG5n"}, "image column holds no bytes"),
+    ({"assistant_content": [{"type": "text", "text": None}]}, "answer without one"), ({"image": {"path": "a.png"}}, "no image"),
+    ({"language": "Klingon"}, "unknown language"), ({"domain": 3}, "unknown domain"),
+    ({"id": 7}, ""), ({"width": "wide"}, ""), ({"render": True}, ""), ({"source": None}, "")])
 def test_a_row_of_any_kind_is_kept_or_rejected(tmp_path, change, reason):
     """A column of another type, or one that means something else to its author, never ends the import."""
     good = [released(seed=i) for i in range(3)]
@@ -164,8 +171,9 @@ def test_a_row_of_any_kind_is_kept_or_rejected(tmp_path, change, reason):
     assert [r["reason"].startswith(reason) for r in rejects(tmp_path / "out" / "sft")] == [True] * bool(reason)
 
 
-@pytest.mark.parametrize("messages", [None, "text", ["user", "assistant"], [{"content": "x"}], [{"role": "user", "content": "x"}, {"role": "assistant", "content": 3}],
-                                      [{"role": "user", "content": ["x"]}, {"role": "assistant", "content": "y"}]])
+@pytest.mark.parametrize("messages", [
+    None, "text", ["user", "assistant"], [{"content": "x"}], [{"role": "user", "content": "x"}, {"role": "assistant", "content": 3}],
+    [{"role": "user", "content": ["x"]}, {"role": "assistant", "content": "y"}]])
 def test_what_is_no_conversation_has_a_reason(messages):
     with pytest.raises(ValueError, match="messages are not one user and one assistant turn|is no text"):
         corpus.sample_of({"messages": messages, "images": [b"x"]})
@@ -175,7 +183,8 @@ def test_a_foreign_directory_is_one_line_for_the_commands_that_want_ours(tmp_pat
     import curate
     import dedupe
     write_released(tmp_path / "in" / "sft" / "a.parquet", [{"text": "x", "picture": b"y"}])
-    for work in (lambda: curate.filter_samples(tmp_path / "in", tmp_path / "out", 99, workers=1), lambda: corpus.export(tmp_path / "in" / "sft", "trl", tmp_path / "out", 1)):
+    for work in (lambda: curate.filter_samples(tmp_path / "in", tmp_path / "out", 99, workers=1),
+                 lambda: corpus.export(tmp_path / "in" / "sft", "trl", tmp_path / "out", 1)):
         assert "row 0" in (line := refused(work)) and "unknown columns: picture, text" in line and "data.py import" in line
     assert "has no column user_content" in refused(dedupe.dedupe, tmp_path / "in", tmp_path / "out", workers=1)
     write_released(tmp_path / "empty.parquet", [released()])
@@ -193,6 +202,41 @@ def test_a_killed_process_is_one_line(tmp_path):
     file = tmp_path / "in.parquet"
     line = refused(parts.in_processes, die, [(file, 0)], 1, tmp_path / "out", "die")
     assert "a process was killed" in line and "goes on" in line
+
+
+SLEEPER = """
+import sys, time
+from pathlib import Path
+import data, parts
+
+def work(path, number):
+    (path.parent / f"begun-{number}").touch()
+    time.sleep(60)
+
+def main():
+    here = Path(sys.argv[1])
+    parts.in_processes(work, [(here / "in.parquet", n) for n in range(4)], 2, here / "out", "sleep")
+
+if __name__ == "__main__":
+    data.sys.argv = ["data.py", "stats", "x"]
+    import view
+    view.stats = lambda path: main()
+    data.main()
+"""
+
+
+def test_ctrl_c_is_one_line(tmp_path):
+    """Of the main process alone, at once, though two jobs run and two wait."""
+    (tmp_path / "sleeper.py").write_text(SLEEPER.replace("sys.argv[1]", repr(str(tmp_path))))
+    process = subprocess.Popen([sys.executable, tmp_path / "sleeper.py"], env={**os.environ, "PYTHONPATH": str(ROOT)},
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while len(list(tmp_path.glob("begun-*"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    *progress, last = process.communicate(timeout=20)[1].strip().splitlines()
+    assert process.returncode == 1 and last == "interrupted: the same command goes on where it stopped."
+    assert not any("Traceback" in line for line in progress)
 
 
 @pytest.mark.parametrize("form", ["trl", "easyr1"])
@@ -263,8 +307,6 @@ def test_inputs_that_are_not_there_are_one_line(tmp_path, name, words):
 
 def test_two_processes_do_the_work_of_one(tmp_path):
     """torchrun: each rank takes its share of the files, rank 0 reports once, the result is that of one process."""
-    import subprocess
-    import sys
     for k in range(3):
         write_released(tmp_path / f"{k}.parquet", [released(seed=100 * k + i) for i in range(30)] + [released(image=b"")])
     files = [str(tmp_path / f"{k}.parquet") for k in range(3)]

@@ -150,6 +150,24 @@ def test_exactly(name, before, after):
         assert after is None or re.fullmatch(after, found[0]), found
 
 
+DIGITS = "9" * 400  # more than a float holds
+
+
+@pytest.mark.parametrize("domain, code", [
+    ("chart", f"ax.bar([1, 2, {DIGITS}], [1e999, 2, 3], width={DIGITS}, alpha=1e999)"),
+    ("chem", f"Draw.MolToImage(Chem.MolFromSmiles('CC'), size=({DIGITS}, 1e999))"),
+    ("svg", f'<svg viewBox="0 0 {DIGITS} 1e999"><path d="M{DIGITS} 1e999"/></svg>'), ("web", "<![x[ <p>y</p>"),
+    ("web", "<style>a {\fcolor: red;\r margin: 1px }</style>\r<a>x</a>"),
+    ("latex", f"\\begin{{tikzpicture}}[scale={DIGITS}]\\draw ({DIGITS},0) -- (1,{DIGITS});\\end{{tikzpicture}} ${DIGITS}$"),
+    *((domain, code) for domain in PROGRAMS for code in ("", "\0", "\r", "[", "<", "\\"))])
+def test_odd_programs_are_no_accident(domain, code):
+    """They become another program or none, without an exception."""
+    for op in defects.OPERATORS[domain]:
+        for seed in range(5):
+            found = op(random.Random(seed), code)
+            assert found is None or found[0] != code
+
+
 def test_mutate_takes_as_many_as_asked_and_failing_ones_last():
     for domain, code in PROGRAMS.items():
         for seed in range(20):

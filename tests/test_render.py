@@ -2,8 +2,10 @@
 
 The attacks and their judge are in attacks.py; their positive controls stand here beside them.
 """
+import ast
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from skimage.metrics import structural_similarity
 
 import attacks
 import data
+import render
 import sandbox
 from attacks import GOOD
 from render import Renderer, available
@@ -126,6 +129,20 @@ def test_the_pages_clock_is_its_own(renderer):
     assert {r.texts[0][0] for r in renderer.render_many([("html", code, (64, 64)), ("html", "<img src=x.png>" + code, (64, 64))] * 5)} == {"10"}
 
 
+@pytest.mark.skipif("html" not in LANGUAGES, reason="no browser")
+def test_a_page_has_no_hand_in_its_texts(renderer):
+    """Regression: JSON.stringify of the page's own wrote what the reward took for its texts."""
+    page = "<body style='margin:0'><p>one <b>two</b></p><p style='visibility:hidden'>no</p><p style='display:none'>no</p>"
+    lies = ("JSON.stringify = () => '[]'; document.createRange = document.createTreeWalker = Function.prototype.call = Map = 0; String.prototype.trim = () => 'lie';"
+            "Object.defineProperty(CharacterData.prototype, 'data', {get: () => 'lie'}); Object.defineProperty(DOMRectReadOnly.prototype, 'left', {get: () => 1});"
+            "Object.defineProperty(window, 'scrollX', {get: () => 9}); getComputedStyle = () => ({visibility: 'visible'}); Array.prototype.map = () => [];"
+            "Range.prototype.getBoundingClientRect = () => new DOMRect(0, 0, 99, 99); Object.defineProperty(document, 'body', {get: () => null});"
+            "try { __readTexts = () => '[]' } catch (e) {} try { Object.defineProperty(window, '__readTexts', {value: () => '[]'}) } catch (e) {}")
+    plain, lying, shadowed = renderer.render_many([("html", page + more, (200, 100)) for more in ("", f"<script>{lies}</script>", "<script>const __readTexts = () => '[]'</script>")])
+    assert [string for string, _ in plain.texts] == ["one", "two"] and plain.texts == lying.texts == shadowed.texts
+    assert renderer.submit("html", "<p><script>document.body.textContent = 'x'.repeat(2000000)</script>", (200, 100)).result().texts is None
+
+
 @pytest.mark.skipif(not REAL.exists(), reason="the real pairs are not here")
 @pytest.mark.parametrize("language, least", [("python", 0.98), ("svg", 0.98), ("html", 0.98), ("latex", 0.95)])
 def test_real_programs_reproduce_their_targets(renderer, language, least):
@@ -150,6 +167,7 @@ def field():
 @pytest.fixture(scope="module")
 def attacked(field):
     with Renderer(workers=1, timeout=1.0) as r:
+        r.render_many([(language, GOOD[language], (64, 64)) for language in LANGUAGES])    # servers start before processes are counted
         yield r
 
 
@@ -171,14 +189,27 @@ def test_attack_is_stopped(attacked, field, attack):
     assert not wrong
 
 
-@pytest.mark.skipif("bwrap" not in sandbox.confinement(), reason="without bubblewrap nothing is mounted")
-def test_folders_that_are_links_are_mounted(tmp_path, monkeypatch):
-    """A .venv that is a link made bubblewrap fail, so that programs were confined by less."""
-    (tmp_path / "real" / "lib").mkdir(parents=True)
-    (tmp_path / "venv").symlink_to(tmp_path / "real")
-    paths = [*sandbox.engine_paths()[0], str(tmp_path / "venv"), str(tmp_path / "venv" / "lib")]
-    monkeypatch.setattr(sandbox, "engine_paths", lambda: (paths, []))
-    assert subprocess.run([*sandbox.bubblewrap(), "/bin/test", "-d", tmp_path / "venv" / "lib"]).returncode == 0
+@pytest.mark.parametrize("texts, kept", [
+    (b"", None), (b"null", None), (b"3", None), (b'[["a", 3]]', None), (b"[" * 50000, None), (b'[["a", [1' + b"0" * 400 + b", 0, 0, 0]]]", None),
+    (b'[["a", [0, 1, 2, 3]], ["b", [NaN, 0, 1, 1]], ["c", [0, 0, 1e999, 1]], ["d", [0]]]', [("a", (0, 1, 2, 3))])])
+def test_forged_texts_are_none_or_have_finite_boxes(texts, kept):
+    """Regression: a number too large for float made an 'infra' of the program that forged it, NaN a crash of the reward."""
+    assert render.parse_texts(texts) == kept
+
+
+def test_a_forged_empty_image_is_rejected(attacked, field):
+    (attack,) = [a for a in attacks.table() if a.name == "forged size"]
+    code = field.programs(attack)[0]
+    forged = code.replace("1 << 20, 1 << 20, 1 << 31, 1 << 31, 1 << 31", "0, 0, 0, 0, 0")
+    assert forged != code and {attacked.submit("python", c).result().status for c in (code, forged)} == {"rejected"}
+
+
+@pytest.mark.skipif("bwrap" not in sandbox.confinement(), reason="nothing is mounted without bubblewrap")
+def test_a_linked_environment_is_confined_as_well(tmp_path):
+    """Regression: of a .venv that is a link bubblewrap could not mount the packages, so it was left out."""
+    (tmp_path / "linked").symlink_to(sys.prefix)
+    code = "import sandbox, sys; assert '/linked/' in sys.executable and 'bwrap' in sandbox.confinement(), sandbox.confinement()"
+    subprocess.run([tmp_path / "linked" / "bin" / "python", "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("language", ["python", "html"])
@@ -343,6 +374,18 @@ def test_importing_starts_nothing():
             "assert threading.active_count() == 1 and not {'torch', 'matplotlib', 'cairosvg', 'playwright'} & set(sys.modules)")
     before = set(servers())
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0 and set(servers()) == before
+
+
+def test_imports_go_one_way_and_a_server_gets_no_more_than_it_needs():
+    files = re.findall(r"(\w+)\.py\b", render.__doc__.split("In reading order")[1])
+    assert len(files) == 8 and {f"{file}.py" for file in files[2:]} == {os.path.basename(path) for path in sandbox.INSIDE}
+    for i, file in enumerate(files):
+        nodes = list(ast.walk(ast.parse((ROOT / f"{file}.py").read_text())))
+        names = {node.module for node in nodes if isinstance(node, ast.ImportFrom)} | {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
+        assert not names & set(files[:i + 1]) and not names & {path.stem for path in ROOT.glob("*.py")} - set(files)
+    code = "import sys, server; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert "drawing" in loaded and not {"charts", "latex", "chromium", "sandbox", "render", "subprocess", "threading", "PIL"} & set(loaded)
 
 
 def test_refused_where_it_cannot_be_confined(monkeypatch):

@@ -31,7 +31,8 @@ def real(least=0.0, most=math.inf, above=False):
         except ValueError:
             number = math.nan
         if not (math.isfinite(number) and least <= number <= most and not (above and number == least)):
-            bounds = f"{'above' if above else 'of at least'} {least:g}" + (f" and at most {most:g}" if most < math.inf else "")
+            bounds = f"{'above' if above else 'of at least'} {least:g}"
+            bounds += f" and at most {most:g}" if most < math.inf else ""
             raise argparse.ArgumentTypeError(f"{text!r}: a number {bounds} is wanted")
         return number
     return read
@@ -45,8 +46,10 @@ def name(text):
 
 
 def end_quietly():
-    """From here on what is no bug ends this program in one line, not in a traceback: Ctrl-C, no permission, a full disk, no such
-    file, no such module; and in none when the reader goes away (`| head`). The exit code stays what it was: killed by SIGINT, or 1.
+    """From here on what is no bug ends this program in one line, not in a traceback.
+
+    That is: Ctrl-C, no permission, a full disk, no such file or module; in no line when the reader goes away (`| head`).
+    The exit code stays what it was: killed by SIGINT, or 1.
     """
     def nobody_reads():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the rest in the buffer of stdout goes
@@ -57,7 +60,8 @@ def end_quietly():
         elif issubclass(kind, BrokenPipeError):
             nobody_reads()
         elif issubclass(kind, ModuleNotFoundError):
-            print(f"error: {error}. bash run.sh setup installs what is needed into .venv: source .venv/bin/activate", file=sys.stderr)
+            print(f"error: {error}. bash run.sh setup installs what is needed into .venv: source .venv/bin/activate",
+                  file=sys.stderr)
         elif issubclass(kind, OSError):
             print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
         else:
@@ -75,23 +79,23 @@ def end_quietly():
 
 def begin(start, arguments):
     """What a process of a Pool does first."""
-    parent = parent_process()  # nobody else tells it that the main process was killed, and it would wait for it for ever
+    parent = parent_process()  # nobody else tells it that the main process was killed: it would wait for ever
     Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     if start:
         start(*arguments)
 
 
 class Pool(ProcessPoolExecutor):
-    """Spawned processes that end with the one that started them, and leave Ctrl-C to it: an exception there ends them, whatever they do.
+    """Spawned processes that end with the one that started them and leave Ctrl-C to it.
 
-    start(*arguments) is called in each of them first.
+    An exception there ends them, whatever they do. start(*arguments) is called in each of them first.
     """
 
     def __init__(self, workers, start=None, arguments=()):
         super().__init__(workers, get_context("spawn"), begin, (start, arguments))
 
     def submit(self, *args, **options):
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by the process that this may start
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by a process that this starts
         try:
             return super().submit(*args, **options)
         finally:

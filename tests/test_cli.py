@@ -36,9 +36,10 @@ def test_every_number_has_bounds(script):
 
 
 def test_bounds():
-    assert [cli.whole(1)("1"), cli.whole()("0"), cli.real()("1e-6"), cli.real(0, 1)("1"), cli.real(above=True)("1e-9")] == [1, 0, 1e-6, 1.0, 1e-9]
-    for read, wrong, words in ((cli.whole(1), "0", "whole number of at least 1"), (cli.whole(), "1.5", "whole"), (cli.real(0, 1), "1.1", "at most 1"),
-                               (cli.real(above=True), "0", "above 0")):
+    for read, right in ((cli.whole(1), "1"), (cli.whole(), "0"), (cli.real(), "1e-6"), (cli.real(0, 1), "1"), (cli.real(above=True), "1e-9")):
+        assert read(right) == float(right)
+    for read, wrong, words in ((cli.whole(1), "0", "whole number of at least 1"), (cli.whole(), "1.5", "whole"),
+                               (cli.real(0, 1), "1.1", "at most 1"), (cli.real(above=True), "0", "above 0")):
         with pytest.raises(argparse.ArgumentTypeError, match=words):
             read(wrong)
 
@@ -46,7 +47,8 @@ def test_bounds():
 def test_defaults_are_within_their_bounds():
     for script in STAGES:
         parser = parser_of(script)
-        for p in (parser, *(sub for action in parser._actions if isinstance(action, argparse._SubParsersAction) for sub in action.choices.values())):
+        commands = [action.choices.values() for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        for p in (parser, *(sub for subs in commands for sub in subs)):
             for action in p._actions:
                 if action.type and action.default is not None:
                     assert action.type(str(action.default)) == action.default, (script, action.dest)
@@ -74,8 +76,8 @@ def alive(pid):
 @pytest.mark.parametrize("wait", [0.0, 0.5])
 def test_ctrl_c_ends_the_whole_pool_in_one_line(wait):
     """The signal goes to all processes of the terminal, while those of the pool start and while they work."""
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=ROOT, text=True, start_new_session=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     pids = process.stdout.readline().split()
     time.sleep(wait)
     os.killpg(process.pid, signal.SIGINT)
@@ -84,13 +86,17 @@ def test_ctrl_c_ends_the_whole_pool_in_one_line(wait):
     assert len(pids) == 2 and not any(map(alive, pids))
 
 
+def run(program):
+    return subprocess.run([sys.executable, "-c", f"import cli; cli.end_quietly(); {program}"], cwd=ROOT, capture_output=True, text=True)
+
+
 @pytest.mark.parametrize("body, code, words", [
-    ("raise KeyboardInterrupt", -signal.SIGINT, "interrupted"), ("open('/proc/none/x', 'w')", 1, "error: No such file or directory: /proc/none/x"),
-    ("raise BrokenPipeError", 1, ""),
+    ("raise KeyboardInterrupt", -signal.SIGINT, "interrupted"), ("raise BrokenPipeError", 1, ""),
+    ("open('/proc/none/x', 'w')", 1, "error: No such file or directory: /proc/none/x"),
     ("import absent", 1, "error: No module named 'absent'. bash run.sh setup installs what is needed into .venv: source .venv/bin/activate"),
     ("open('/dev/full', 'w').write('x' * 99999)", 1, "error: No space left on device")])
 def test_what_is_no_bug_ends_in_one_line(body, code, words):
-    result = subprocess.run([sys.executable, "-c", f"import cli; cli.end_quietly(); {body}"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    result = run(body)
     assert result.returncode == code and result.stderr.strip() == words
 
 
@@ -104,7 +110,7 @@ def test_a_reader_may_go_away(lines):
 
 
 def test_a_bug_keeps_its_traceback():
-    result = subprocess.run([sys.executable, "-c", "import cli; cli.end_quietly(); 1 / 0"], cwd=ROOT, capture_output=True, text=True)
+    result = run("1 / 0")
     assert result.returncode == 1 and "Traceback" in result.stderr and "ZeroDivisionError" in result.stderr
 
 

@@ -49,6 +49,9 @@ fi
 if [ $mode = main ] && [ -n "$(ls -A "$out" 2> /dev/null)" ] && ! ls -A "$out" | grep -qxE 'note.txt|data|tiny|sft|virl|eval'; then
   echo "error: $out is there and holds no earlier run. Give another --out" >&2; exit 1 # not ours: better not moved
 fi
+if [ $mode = main ] && [ -e "$out" ] && command -v flock > /dev/null && ! flock -n "$out" true; then
+  echo "error: another run is writing into $out. Wait for it, or give another --out" >&2; exit 1
+fi
 
 # ------------------------------------------------------------------------------------------------------ system packages
 browser() { [ -x "${VINCI_CHROMIUM:-}" ] || command -v chromium-headless-shell || command -v chromium || command -v google-chrome; }
@@ -118,7 +121,7 @@ export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_P
 # ------------------------------------------------------------------------------------------------------------- main job
 run() { # print the command, run it, pass Ctrl-C and SIGTERM on to it, stop the job when it fails or was interrupted
   printf '\n\033[1m$ %s\033[0m\n' "$*"
-  "$@" & child=$!
+  "$@" 9<&- & child=$!
   local code=0
   wait $child || code=$?
   while kill -0 $child 2> /dev/null; do wait $child || code=$?; done
@@ -134,6 +137,8 @@ if [ -z "$resume" ] && [ -n "$(ls -A "$out" 2> /dev/null)" ]; then
   mv "$out" "$out.$n"; echo "moved the earlier run $out to $out.$n"
 fi
 mkdir -p "$out"
+exec 9< "$out"
+! command -v flock > /dev/null || flock -n 9 # held as long as this job runs
 started=$(date +%s)
 python render.py --doctor || echo "going on with the languages that are there"
 resume_if() { [ -z "$resume" ] || ! ls "$1"/state/step_* > /dev/null 2>&1 || echo --resume; }

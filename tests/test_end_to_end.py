@@ -324,3 +324,14 @@ def test_run_sh_refuses_in_one_line_and_touches_nothing(tmp_path, argv, python, 
     result = subprocess.run(["bash", "project/run.sh", *argv], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHON": python})
     assert result.returncode in (1, 2) and words in result.stderr and result.stderr.count("\n") == 1 and not result.stdout
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["mine", "mine/file", "project", "project/requirements.txt", "project/run.sh"]
+
+
+def test_run_sh_leaves_a_running_job_alone(tmp_path):
+    """A second one would have moved its folder aside."""
+    import fcntl
+    (tmp_path / "out" / "data").mkdir(parents=True)
+    folder = os.open(tmp_path / "out", os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    result = subprocess.run(["bash", ROOT / "run.sh", "--out", "out"], cwd=tmp_path, capture_output=True, text=True)
+    os.close(folder)
+    assert result.returncode == 1 and "another run is writing into" in result.stderr and (tmp_path / "out" / "data").is_dir()

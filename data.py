@@ -27,7 +27,6 @@ import os
 import random
 import re
 import sys
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -313,29 +312,6 @@ def check_text(sample, answer=True):
     if sample.task not in ("generate", "refine"):
         return "unknown task"
     return ""
-
-
-def usable(samples, path, answer=True):
-    """The samples read from `path` that can be used; prints how many cannot, and why (main process only).
-
-    Raises SystemExit with one line when more than 0.1 % cannot: that is no accident but the wrong data.
-    """
-    kept, bad = [], []
-    for i, sample in enumerate(samples):
-        sample.id = sample.id or f"row {i}"
-        reason = check_sample(sample, answer)
-        if reason:
-            bad.append((sample.id, reason))
-        else:
-            kept.append(sample)
-    if bad:
-        what = (f"{len(bad)} of {len(samples)} samples of {path} cannot be used, first {bad[0][0]}: {bad[0][1]} "
-                f"({', '.join(f'{n} {why}' for why, n in Counter(why for _, why in bad).most_common())})")
-        if len(bad) > len(samples) / 1000:
-            raise SystemExit(f"error: {what}. `python data.py import` sorts out such rows and writes what is left.")
-        if os.environ.get("RANK", "0") == "0":
-            print(f"set aside: {what}")
-    return kept
 
 
 # ------------------------------------------------------------------------------------------------------ the commands

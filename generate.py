@@ -23,7 +23,6 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, LinearAt
 
 from policy import gathered
 
-
 LENGTHS = 256  # tokens: a captured step reads the cache up to a multiple of it
 
 
@@ -49,7 +48,7 @@ class SlotLayer(DynamicLayer):
         self.cache, self.is_initialized, self.dtype, self.device = cache, True, self.values.dtype, self.values.device
 
     def update(self, key_states, value_states, *args, **kwargs):
-        """key_states, value_states [B, K, 1, H]: store them, return views [B, K, longest, H] of what is there."""
+        """key_states, value_states [B, K, 1, H]: store them at each slot's length, return views [B, K, longest, H] of all that is there."""
         B, c = key_states.shape[0], self.cache
         at = c.length[:B, None, None, None].expand_as(key_states)
         self.keys[:B].scatter_(2, at, key_states.to(self.dtype))
@@ -57,10 +56,12 @@ class SlotLayer(DynamicLayer):
         return self.keys[:B, :, :c.longest], self.values[:B, :, :c.longest]
 
     def fill(self, slots, source, rows):
+        """Copy `rows` of a filled layer into `slots` (int tensors [n]). What its padding holds is masked until a token overwrites it."""
         T = source.keys.shape[2]
         self.keys[slots, :, :T], self.values[slots, :, :T] = source.keys[rows].to(self.dtype), source.values[rows]
 
     def move(self, source, target):
+        """Copy slots `source` to `target` (int tensors [n])."""
         self.keys[target], self.values[target] = self.keys[source], self.values[source]
 
 
@@ -68,6 +69,7 @@ class SlotState(LinearAttentionLayer):
     """State of one linear-attention layer (Qwen3.5) for all slots: of its convolution [slots, ...], and recurrent [slots, ...]."""
 
     def __init__(self, source, slots):
+        """source: this layer of a filled DynamicCache, as for SlotLayer; so are `fill` and `move`."""
         super().__init__()
         self.whole = [x[0].new_zeros(slots, *x[0].shape[1:]) for x in (source.conv_states, source.recurrent_states)]
         self.has_previous_state[0] = self.is_conv_states_initialized[0] = self.is_recurrent_states_initialized[0] = True
@@ -103,7 +105,7 @@ class SlotCache(Cache):
         self.length[slots] = lengths
 
     def move(self, source, target):
-        """Move slots `source` to `target` (int tensors [n]): closes the gaps when the queue is empty."""
+        """Copy slots `source` to `target` (int tensors [n])."""
         for layer in self.layers:
             layer.move(source, target)
         self.length[target] = self.length[source]
@@ -125,15 +127,15 @@ class SlotCache(Cache):
 
 
 def rollout_seed(*parts):
-    """A 63-bit seed from the run's seed, step, sample id and rollout number: the same whatever rank or slot runs it."""
+    """A 63-bit seed from whatever names a rollout (the run's seed, the prompt, the number in its group): the same on any rank and in any slot."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
 
 
 def pick(logits, banned, temperature, uniform, top_p=1.0):
     """logits [B, V], uniform [B] in [0, 1) -> token [B] and its logprob [B] under the distribution it is drawn from.
 
-    Inverse-CDF sampling needs one uniform number a token, drawn beforehand from the rollout's own seed: that is what
-    makes a rollout independent of the rows beside it. Greedy at temperature 0 (logprob then at temperature 1).
+    banned: bool [V]. Inverse-CDF sampling needs one uniform number a token, drawn beforehand from the rollout's own seed:
+    that is what makes a rollout independent of the rows beside it. Greedy at temperature 0 (logprob then at temperature 1).
     top_p < 1: only the likeliest tokens that together reach that probability (nucleus sampling, arXiv 1904.09751).
     """
     logp = (logits.float() / (temperature or 1.0)).masked_fill(banned, float("-inf")).log_softmax(-1)  # [B, V]
@@ -146,12 +148,15 @@ def pick(logits, banned, temperature, uniform, top_p=1.0):
         logp = logp.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), float("-inf")).log_softmax(-1)
     cdf = logp.double().exp().cumsum(-1)  # [B, V]; fp32 loses 1e-3 of mass over a real vocabulary
     token = torch.searchsorted(cdf, (uniform.double() * cdf[:, -1])[:, None], right=True)[:, 0]
-    token = token.clamp(max=logp.shape[-1] - 1)
+    token = token.clamp(max=logp.shape[-1] - 1)  # uniform * mass may round up to all of it
     return token, logp.gather(1, token[:, None])[:, 0]
 
 
 class Replayed:
-    """A step(B, longest) as CUDA graphs: run as it is the first time that its rounded arguments occur, captured, then replayed."""
+    """step(B, longest) as CUDA graphs: run as it is the first time that its rounded arguments occur, captured, then replayed.
+
+    Rounding bounds the number of graphs; rows and cached tokens beyond those asked for are computed and thrown away.
+    """
 
     def __init__(self, step, slots, capacity):
         self.step, self.slots, self.capacity, self.graphs, self.pool = step, slots, capacity, {}, torch.cuda.graph_pool_handle()
@@ -170,8 +175,11 @@ def free_memory(device):
     """Bytes that can still be allocated: on a GPU with what PyTorch's allocator holds unused; on a CPU this process' share."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    known = dict(line.split(":") for line in open("/proc/meminfo")) if os.path.exists("/proc/meminfo") else {"MemAvailable": "8388608 kB"}
-    return int(known["MemAvailable"].split()[0]) * 1024 // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if os.path.exists("/proc/meminfo"):  # Linux: what is free and what the file cache would give back
+        free = int(dict(line.split(":") for line in open("/proc/meminfo"))["MemAvailable"].split()[0]) * 1024
+    else:
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # of others only the size of the memory is known
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def slots_that_fit(prefill, capacity, wanted, budget):
@@ -196,11 +204,13 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
     """Sample `group` answers to each example.
 
     examples: list of n Example (prompts); seeds: n lists of `group` ints (default: from the index); temperature 0 is
-    greedy; top_p as in `pick`, for evaluation; on_finish(rollout) is called as soon as an answer ends, so that rendering
-    overlaps decoding. check_every: steps between looks for answers that have ended (default: 1 on a CPU, 8 on a GPU, which
-    must be waited for then); budget: bytes for the cache (default: 0.9 of what is free); timing: a defaultdict to which the seconds of
-    `prefill`, `decode` and `gather` are added, the slots times steps of the decoding, `slots`, and how many of them were `busy`.
-    Returns n lists of `group` Rollout. Raises ValueError when a prompt plus max_new_tokens exceeds the context or memory.
+    greedy; top_p as in `pick`, for evaluation; slots: rollouts decoded together at most; on_finish(rollout) is called as soon as
+    an answer ends, so that rendering overlaps decoding; prefill_batch: prompts that go through the model together; check_every: steps
+    between looks for answers that have ended (default: 1 on a CPU, 8 on a GPU, which must be waited for then); budget: bytes for the
+    cache (default: 0.9 of what is free); timing: a defaultdict to which the seconds of `prefill`, `decode` and `gather` are added,
+    the slots times steps of the decoding, `slots`, and how many of them were `busy`.
+    Returns n lists of `group` Rollout, the same for any slots, prefill_batch and check_every. Raises ValueError when a prompt plus
+    max_new_tokens exceeds the context or memory.
     """
     policy.eval()
     too_long = [i for i, e in enumerate(examples) if e.prompt_length + max_new_tokens > policy.context]
@@ -227,7 +237,7 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
         timing["prefill"] += time.perf_counter() - started
         return store
 
-    def start(free):
+    def start():
         """Give each free slot the next rollout of the queue; its first token comes from the prompt's own logits."""
         nonlocal live
         taken = []
@@ -239,22 +249,22 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
                 prefill()
             queue.popleft()
             slot = free.pop(0)
-            taken.append((slot, *ready[example]))
+            taken.append((slot, *ready[example]))  # slot, prefill cache, row in it, first logits
             seed = seeds[example][sample] if seeds else rollout_seed(example, sample)
             uniform[slot, :max_new_tokens] = torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seed))
             owner[slot], stored[slot] = (example, sample), examples[example].prompt_length
             if sample == group - 1:
                 del ready[example]
-        where = torch.tensor([t[0] for t in taken])
-        lengths = torch.tensor([stored[slot] for slot in where.tolist()])
-        positions = torch.stack([examples[owner[slot][0]].position_ids.max() + 1 for slot in where.tolist()])
-        where, lengths, positions = (x.to(device) for x in (where, lengths, positions))
-        for store in {id(t[1]): t[1] for t in taken}.values():
-            mine = torch.tensor([k for k, t in enumerate(taken) if t[1] is store], device=device)
-            cache.fill(where[mine], store, torch.tensor([t[2] for t in taken if t[1] is store], device=device), lengths[mine])
+        mine, stores, rows, logits = zip(*taken)
+        live = max(live, max(mine) + 1)
+        lengths = torch.tensor([stored[slot] for slot in mine])
+        positions = torch.stack([examples[owner[slot][0]].position_ids.max() + 1 for slot in mine])
+        where, rows, lengths, positions = (x.to(device) for x in (torch.tensor(mine), torch.tensor(rows), lengths, positions))  # [n] each
+        for store in {id(s): s for s in stores}.values():
+            of_store = torch.tensor([s is store for s in stores], device=device)  # [n]
+            cache.fill(where[of_store], store, rows[of_store], lengths[of_store])
         position[where], count[where], ended[where] = positions, 0, 0
-        live = max(live, max(t[0] for t in taken) + 1)
-        advance(where, torch.stack([t[3] for t in taken]))
+        advance(where, torch.stack(logits))
 
     def step(B, longest):
         """One more token for the first B slots, of which none holds more than `longest` tokens with it."""
@@ -271,6 +281,22 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
         count[where] = at + 1
         over = (ended[where] == 0) & ((token == eos) | (at + 1 == max_new_tokens))
         ended[where] = torch.where(over, at + 1, ended[where])
+
+    def close_gaps():
+        """Move the last slots into those that are free, so that the live ones are the first `live`."""
+        nonlocal live
+        busy = [s for s in range(live) if owner[s] is not None]
+        live = len(busy)
+        gaps = [s for s in range(live) if owner[s] is None]
+        if not gaps:
+            return
+        last_ones = busy[-len(gaps):]
+        source, target = (torch.tensor(x, device=device) for x in (last_ones, gaps))
+        cache.move(source, target)
+        for row in (uniform, tokens, logprobs, count, position, last, ended):
+            row[target] = row[source]
+        for s, t in zip(last_ones, gaps):
+            owner[t], owner[s], stored[t] = owner[s], None, stored[s]
 
     def hand_out(lengths):
         """Give away the answers that have ended (lengths [live], 0 of those that go on), and free their slots."""
@@ -303,19 +329,11 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
         owner, stored, free = [None] * slots, [0] * slots, list(range(slots))
         while queue or live:
             while free and queue:
-                start(free)
+                start()
                 hand_out(ended[:live].cpu())
-            if free:  # the queue is empty: close the gaps, so that the live slots are the first ones
-                busy = [s for s in range(live) if owner[s] is not None]
-                gaps = [s for s in range(len(busy)) if owner[s] is None]
-                if gaps:
-                    source, target = (torch.tensor(x, device=device) for x in (busy[-len(gaps):], gaps))
-                    cache.move(source, target)
-                    for row in (uniform, tokens, logprobs, count, position, last, ended):
-                        row[target] = row[source]
-                    for s, t in zip(busy[-len(gaps):], gaps):
-                        owner[t], owner[s], stored[t] = owner[s], None, stored[s]
-                live, free = len(busy), []
+            if free:  # the queue is empty: fewer slots go on
+                close_gaps()
+                free.clear()
                 if not live:
                     break
             started, longest = time.perf_counter(), max(stored[:live]) + check_every

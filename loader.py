@@ -5,6 +5,7 @@ function of (files, seed, bin size); where a run stands in it is one integer. He
 on exactly, with any number of processes and loading workers.
 """
 import bisect
+from collections import Counter
 
 import numpy as np
 
@@ -95,14 +96,66 @@ class Stream:
                 self.set_aside[sample.id] = n
 
     def reject(self, id, reason):
-        """Note and print an unusable sample. Raises SystemExit beyond 0.1 % of them: no accident but the wrong data."""
+        """Note and print an unusable sample. Raises SystemExit as `refuse_wrong_data`."""
         if id not in self.unusable:
             print(f"set aside: {id}: {reason}", flush=True)
         self.unusable[id] = reason
-        if len(self.unusable) > len(self.corpus) / 1000:
-            raise SystemExit(f"error: {len(self.unusable)} of {len(self.corpus)} samples of {self.corpus.path} "
-                             f"cannot be used, more than 0.1 %, last {id}: {reason}. `python data.py import` sorts out "
-                             "such rows and writes what is left.")
+        refuse_wrong_data(self.corpus, self.unusable)
+
+
+def refuse_wrong_data(corpus, unusable):
+    """Raises SystemExit when more than 0.1 % of a corpus are unusable, {id: reason}: no accident but the wrong data."""
+    if len(unusable) > len(corpus) / 1000:
+        id, reason = list(unusable.items())[-1]
+        raise SystemExit(f"error: {len(unusable)} of {len(corpus)} samples of {corpus.path} "
+                         f"cannot be used, more than 0.1 %, last {id}: {reason}. `python data.py import` sorts out "
+                         "such rows and writes what is left.")
+
+
+class Prompts:
+    """The prompts of ViRL: the usable samples of a corpus in the endless row of its epochs. prompts[position] -> Sample.
+
+    Every sample is looked at once, none is kept: they are read when their turn comes. measure: list of Sample -> tokens
+    of each; limit: tokens above which a sample is left out; absent: {language that cannot be rendered: why}; held_out:
+    how many samples, at most a tenth of the usable ones, are held out for evaluation.
+    `left_out`: Counter of reasons; `held_out`: list of Sample. Raises SystemExit as `refuse_wrong_data`. What stands at
+    a position is a pure function of (files, seed), on any rank and after any cut.
+    """
+
+    def __init__(self, corpus, measure, limit, absent, seed, held_out=0):
+        self.corpus, self.seed, self.left_out, self.epoch = corpus, seed, Counter(), (None, None)
+        usable, unusable = [], {}
+        for i in range(len(corpus)):
+            sample = corpus[i]
+            if reason := check_sample(sample, answer=False):
+                unusable[sample.id] = reason
+            elif sample.language in absent:
+                reason = f"in {sample.language}, which cannot be rendered here: {absent[sample.language]}"
+            elif measure([sample])[0] > limit:
+                reason = f"longer than {limit} tokens"
+            if reason:
+                self.left_out[reason] += 1
+            else:
+                usable.append(i)
+        refuse_wrong_data(corpus, unusable)
+        shuffled = [usable[k] for k in epoch_order(len(usable), 0, "held out")]
+        held_out = min(held_out, len(usable) // 10)
+        self.held_out, self.used = [self.read(i) for i in shuffled[:held_out]], set(shuffled[held_out:])
+
+    def __len__(self):
+        return len(self.used)
+
+    def read(self, i):
+        """Sample number i of the corpus, with what a foreign row leaves open."""
+        sample = self.corpus[i]
+        check_text(sample, answer=False)
+        return sample
+
+    def __getitem__(self, position):
+        epoch, k = divmod(position, len(self))
+        if self.epoch[0] != epoch:
+            self.epoch = epoch, [int(i) for i in self.corpus.order(self.seed, epoch) if int(i) in self.used]
+        return self.read(self.epoch[1][k])
 
 
 def held_out_samples(path, measure, limit, most=128, answer=True):

@@ -57,6 +57,7 @@ program's fault, leave the sample out). Source of the idea: VinciCoder, arXiv 25
 """
 import argparse
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -174,6 +175,7 @@ class Renderer:
 
     timeout: seconds per program, from its own start. unsafe: draw python, latex and html even where they cannot be
     confined. cache: results kept (identical jobs share one future; treat their images as read-only); 0: none.
+    A picture (HARMLESS), drawn in a millisecond, goes before the programs that wait; else it is first come, first served.
     Threads may share it; so may forked children, which get slots of their own. Nothing is started before the first
     job of its kind. Raises RuntimeError on systems other than Linux.
     """
@@ -191,7 +193,7 @@ class Renderer:
 
     def _start(self):
         self.pid, self.lock, self.known, self.closed = os.getpid(), threading.Lock(), OrderedDict(), False
-        self.jobs = queue.Queue(maxsize=8192)
+        self.jobs, self.numbers = queue.PriorityQueue(maxsize=8192), itertools.count()    # of (slow, number, key, future)
         self.sandboxes = [{} for _ in range(self.workers)]                # one dict per slot: family -> Sandbox
         self.threads = [threading.Thread(target=self._slot, args=(mine,), daemon=True) for mine in self.sandboxes]
         for thread in self.threads:
@@ -227,7 +229,7 @@ class Renderer:
                 self.known[key] = future
                 while len(self.known) > self.cache:
                     self.known.popitem(last=False)
-        self.jobs.put((key, future))
+        self.jobs.put((language not in HARMLESS, next(self.numbers), key, future))
         if self.closed:
             future.cancel()
         return future
@@ -237,8 +239,10 @@ class Renderer:
         return [future.result() for future in [self.submit(*job) for job in jobs]]
 
     def _slot(self, sandboxes):
-        while item := self.jobs.get():
-            key, future = item
+        while True:
+            *_, key, future = self.jobs.get()
+            if not future:
+                break
             if not future.set_running_or_notify_cancel():
                 continue
             try:
@@ -306,12 +310,12 @@ class Renderer:
         self.closed = True
         while not self.jobs.empty():
             try:
-                _, future = self.jobs.get_nowait()
+                *_, future = self.jobs.get_nowait()
                 future.cancel()
             except queue.Empty:
                 break
         for _ in self.threads:
-            self.jobs.put(None)
+            self.jobs.put((True, next(self.numbers), None, None))
         for thread, sandboxes in zip(self.threads, self.sandboxes):
             while thread.is_alive():
                 for sandbox in list(sandboxes.values()):

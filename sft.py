@@ -7,15 +7,14 @@ Next-token cross-entropy on the answer (code and end-of-turn token), never on th
     torchrun --nproc_per_node=8 sft.py --model Qwen/Qwen3-VL-2B-Instruct --data DIR --lr 1e-5 --matrix-lr 0 \\
         --steps 10400 --pack 16384 --batch 16 --max-length 8192 --load-workers 2 --out out/sft
 
-With --pack samples lie one behind the other in rows of so many tokens, each attending to itself alone: no padding. Without
-it a batch is padded, its micro-batches hold samples of similar length. Either way the stream of samples is `loader.Stream`: a run that is cut goes on
-with just the samples that it had not seen, on any number of processes.
+What goes through the model together lies one behind the other in a row, each sample attending to itself alone: nothing is padded.
+--batch counts samples drawn at random, or with --pack rows of so many tokens, filled by best fit, so that every forward costs the same.
+Either way the stream of samples is `loader.Stream`: a run that is cut goes on with just the samples that it had not seen, on any number of processes.
 
 Reads DIR/*.parquet; writes OUT (a Hugging Face directory), OUT/config.json is the model's; OUT/run.json the arguments;
 OUT/metrics.jsonl one object per step; OUT/state the resumable state.
 """
 import argparse
-import importlib.util
 import itertools
 import json
 import math
@@ -49,8 +48,8 @@ parser.add_argument("--eval-data", default="", help="held-out samples for the in
 parser.add_argument("--out", type=cli.name, default="out/sft", help="directory to write")
 parser.add_argument("--steps", type=cli.whole(1), default=1000, help="optimizer steps")
 parser.add_argument("--max-seconds", type=cli.real(), default=0, help="stop after this much training time; the learning rate decays by it (0: by steps)")
-parser.add_argument("--batch", type=cli.whole(1), default=32, help="samples (with --pack: packed rows) per optimizer step over all processes")
-parser.add_argument("--pack", type=cli.whole(0), default=0, help="tokens of a packed row, one forward and backward (0: padded batches)")
+parser.add_argument("--batch", type=cli.whole(1), default=32, help="samples (with --pack: rows) per optimizer step over all processes")
+parser.add_argument("--pack", type=cli.whole(0), default=0, help="tokens of a row filled with samples, one forward and backward (0: --batch counts samples)")
 parser.add_argument("--micro-batch", type=cli.whole(1), default=32, help="without --pack: samples per forward and backward on one process")
 parser.add_argument("--max-length", type=cli.whole(1), default=2048, help="tokens per sample at most; longer ones are set aside and counted")
 parser.add_argument("--load-workers", type=cli.whole(0), default=0, help="processes that read and encode samples ahead (0: in the training process)")
@@ -146,7 +145,7 @@ def main():
 
     # ------------------------------------------------------------------------------------------------------------ model
     policy = P.load_policy(args.model, device)
-    if args.pack and policy.recurrent and not importlib.util.find_spec("fla"):
+    if args.pack and policy.padded:
         raise SystemExit("error: --pack with a model that has linear attention needs flash-linear-attention: pip install it, or leave --pack out.")
     P.prepare(policy, args, args.compile)
     policy.train()
@@ -158,7 +157,7 @@ def main():
     limit = min(args.max_length, policy.context, args.pack or policy.context)
     together = lambda lengths, size: pack(lengths, args.pack) if args.pack else bucket(lengths, size)
     corpus = data.Corpus(args.data)
-    pool = 4 * POOL if args.pack else args.batch  # a padded batch is drawn at random: of one length throughout it teaches less (LOG.md)
+    pool = 4 * POOL if args.pack else args.batch  # a batch is drawn at random: of one length throughout it teaches less (LOG.md)
     stream = Stream(corpus, lambda lengths: together(lengths, args.batch), policy.count_tokens, limit, args.seed, pool)
     dataset = Encoded(corpus, policy, 4096 if corpus[0].width * corpus[0].height <= 128 * 128 else 0)
 
@@ -175,7 +174,7 @@ def main():
     def held_out_loss():
         """Mean cross-entropy per answer token over the held-out samples; every rank computes the same number."""
         with torch.no_grad():
-            parts = [policy(batch, packed=args.pack > 0)[0] for batch in batches]
+            parts = [policy(batch)[0] for batch in batches]
         return -torch.cat(parts).mean().item()
 
     # ------------------------------------------------------------------------------------------------------------- loop
@@ -232,7 +231,7 @@ def main():
         loss_sum = 0.0
         for k in range(rounds):
             w = weight if k < len(micros) else 0.0
-            logprobs, _ = policy(micros[k] if k < len(micros) else micros[0][:1], packed=args.pack > 0)  # [N]
+            logprobs, _ = policy(micros[k] if k < len(micros) else micros[0][:1])  # [N]
             # SFT loss, L = -(1/N) sum_t log p(y_t | y_<t, image, instruction), N = answer tokens over all ranks and
             # micro-batches. FSDP2 averages gradients over ranks, hence the factor `world`.
             (-logprobs.sum() * w * world / n_tokens).backward()
@@ -253,7 +252,7 @@ def main():
         step += 1
         elapsed += time.perf_counter() - started
         tokens = P.all_sum(weight * sum(len(e.input_ids) for e in examples), device)
-        room = P.all_sum(weight * sum(args.pack or len(micro) * max(len(e.input_ids) for e in micro) for micro in micros), device)
+        room = P.all_sum(weight * args.pack * len(micros), device) if args.pack else tokens
         record = {"step": step, "epoch": position / pool / stream.pools, "position": position, "loss": loss, "grad_norm": norm, "lr": optimizers[0].param_groups[0]["lr"],
                   "answer_tokens": int(n_tokens), "useful_tokens": tokens / room, "set_aside": len(stream.set_aside), "unusable": int(P.all_max(len(stream.unusable), device)),
                   "skipped": skipped, "seconds": elapsed}

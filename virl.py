@@ -9,23 +9,27 @@ advantages inside the group -> one policy-gradient update. No code labels are ne
         --max-new-tokens 4096 --micro-groups 1 --steps 164 --out out/virl
 
 The algorithm is GRPO (arXiv 2402.03300 eq. 3) with the global token mean and clip-higher of DAPO (arXiv 2503.14476),
-dual clip (arXiv 1912.09729) and, by default, advantages that keep execution and visual similarity apart. A KL term towards
-the start model is optional (--kl); VinciCoder's released configuration has none.
+dual clip (arXiv 1912.09729) and, by default, advantages that keep execution and likeness apart. A KL term towards the start
+model is optional (--kl); VinciCoder's released configuration has none.
 
 Left out here: rollouts balanced between ranks.
 
 Reads DIR/*.parquet; writes OUT (a Hugging Face directory), OUT/run.json, OUT/metrics.jsonl, OUT/rollouts/step_N.jsonl,
-OUT/progress.html (curves, targets, renders and code, from OUT/samples; open it while training), OUT/best (the policy that did best on held-out samples by the metric outside
-the reward, with best.json) and OUT/state.
+OUT/progress.html (curves, targets, renders and code, from OUT/samples; open it while training), OUT/best (the policy that did
+best on held-out samples by the metric outside the reward, with best.json) and OUT/state.
 
-Shapes: P prompts of this rank, G group, R = P * G rollouts, N answer tokens.
+Shapes: P prompts, G group, N answer tokens.
 """
+import os
+
+# Threads of torch that wait shall sleep: spinning, they take the cores from the renderers. Read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import argparse
 import base64
 import html
 import json
 import math
-import os
 import signal
 import time
 from collections import defaultdict
@@ -46,15 +50,15 @@ import data
 import policy as P
 from eval import greedy_scores
 from generate import generate, rollout_seed
-from loader import held_out_samples
-from render import Renderer, available
+from loader import Prompts, held_out_samples
+from render import HARMLESS, Renderer, available
 from report import STYLE, curves
 from reward import WEIGHTS, extract_code, reward_named, score_group, scorers
 
 # ------------------------------------------------------------------------------------------------------------ arguments
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
 parser.add_argument("--model", type=cli.name, default="out/sft", help="model directory or hub id to start from")
-parser.add_argument("--data", type=cli.name, default="out/data/rl", help="directory of parquet files with target images; code, where there is some, tells the texts alone")
+parser.add_argument("--data", type=cli.name, default="out/data/rl", help="directory of parquet files with target images; code, where there is some, only tells the texts")
 parser.add_argument("--out", type=cli.name, default="out/virl", help="directory to write")
 parser.add_argument("--steps", type=cli.whole(1), default=144, help="rollout phases")
 parser.add_argument("--max-seconds", type=cli.real(), default=0, help="stop after this much training time (0: by steps)")
@@ -82,8 +86,8 @@ parser.add_argument("--clip", type=cli.real(above=True), default=1.0, help="grad
 parser.add_argument("--render-workers", type=cli.whole(0), default=0, help="renderer workers of this process (0: cores / processes)")
 parser.add_argument("--render-timeout", type=cli.real(above=True), default=10.0, help="seconds per program")
 parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
-parser.add_argument("--eval-data", default="", help="held-out samples for the in-loop evaluation (default: DATA/../test if there)")
-parser.add_argument("--eval-every", type=cli.whole(0), default=36, help="steps between greedy answers to held-out samples that are rendered and scored; the best policy stays in OUT/best (0: never)")
+parser.add_argument("--eval-data", default="", help="held-out samples for the in-loop evaluation (default: a tenth of DATA at most, not trained on)")
+parser.add_argument("--eval-every", type=cli.whole(0), default=36, help="steps between greedy answers to held-out samples, rendered and scored; the best policy stays in OUT/best (0: never)")
 parser.add_argument("--eval-samples", type=cli.whole(0), default=64, help="samples that are answered then")
 parser.add_argument("--save-every", type=cli.whole(1), default=50, help="steps between resumable states")
 parser.add_argument("--sample-every", type=cli.whole(1), default=25, help="steps between entries of OUT/progress.html")
@@ -96,27 +100,26 @@ WORK = ("seconds_render", "seconds_reward")  # of the processes that render and 
 MIN_SPREAD = 1e-3  # a group whose rewards differ by less carries no signal: dropped and counted
 ENOUGH = 0.75  # share of --prompts with a spread from which --refill asks for no more
 SHARED = 4096  # tokens of a group, prompt once and all answers, up to which they share a row (and its mask)
-SLOW = ("html", "python", "latex")  # to render: tens of milliseconds and more, the others one or two
 TIS_CAP = 2.0  # cap of the importance weight between sampler and trainer (truncated importance sampling)
 DUAL_CLIP = 3.0  # arXiv 1912.09729, as in VinciCoder's released configuration
 
 
 # ------------------------------------------------------------------------------------------------------- the algorithm
 
-def group_advantages(reward, execution, visual, kind):
-    """Advantages of groups of rollouts. reward, execution, visual: float arrays [P, G], NaN where our renderer failed.
+def group_advantages(reward, execution, kind):
+    """Advantages of groups of rollouts. reward, execution: float arrays [P, G], NaN where our renderer failed.
 
     Returns (advantage [P, G], kept bool [P]); failures of the infrastructure and dropped groups get advantage 0.
-    paper: (r - mean) / (std + 1e-6), GRPO's outcome supervision (arXiv 2402.03300, section 4.1.2).
-    decoupled: 2 (e - mean e) + 1[e = 1] (v - mean_E v) / max(std_E v, 0.05), clipped to [-3, 3], with E the rollouts
-    that executed. In `paper` one failure among seven good renders swallows their visual differences 30-fold.
+    paper: (r - mean r) / (std r + 1e-6), GRPO's outcome supervision (arXiv 2402.03300, section 4.1.2).
+    decoupled: 2 (e - mean e) + 1[e = 1] (r - mean_E r) / max(std_E r, 0.045), clipped to [-3, 3], with E the rollouts
+    that executed. In `paper` one failure among seven good renders swallows the differences between those 30-fold.
     """
     valid = np.isfinite(reward)  # [P, G]
     advantage = np.zeros(reward.shape)
     kept = np.zeros(len(reward), dtype=bool)
     for p in range(len(reward)):
         ok = valid[p]
-        r, e, v = reward[p, ok], execution[p, ok], visual[p, ok]
+        r, e = reward[p, ok], execution[p, ok]
         if len(r) < 2 or r.max() - r.min() <= MIN_SPREAD:
             continue
         kept[p] = True
@@ -125,7 +128,7 @@ def group_advantages(reward, execution, visual, kind):
             continue
         a, ran = 2 * (e - e.mean()), e > 0
         if ran.sum() >= 2:
-            a[ran] += (v[ran] - v[ran].mean()) / max(v[ran].std(ddof=1), 0.05)
+            a[ran] += (r[ran] - r[ran].mean()) / max(r[ran].std(ddof=1), 0.045)  # 5 % of the visual score's share of 0.9
         advantage[p, ok] = np.clip(a, -3, 3)
     return advantage, kept
 
@@ -162,10 +165,7 @@ def overlong_penalty(length, limit, buffer):
     return 0.5 * min(1.0, max(0.0, (length - (limit - buffer)) / max(1, buffer)))
 
 
-def prompt_batch(n, count, seed, position):
-    """Numbers of the `count` prompts from `position` on in the endless row of epoch orders: a pure function of its arguments."""
-    return [data.epoch_order(n, seed, k // n)[k % n] for k in range(position, position + count)]
-
+# ------------------------------------------------------------------------------------------------ rollouts and rewards
 
 @dataclass
 class Group:
@@ -185,7 +185,7 @@ class Group:
         started = time.perf_counter()
         if self.rows is None:
             self.rows, self.renders = self.judged.result()
-            parts = (np.array([[row[k] for row in self.rows]], dtype=float) for k in ("reward", "execution", "visual"))  # each [1, G]
+            parts = (np.array([[row[k] for row in self.rows]], dtype=float) for k in ("reward", "execution"))  # each [1, G]
             (self.advantage,), (self.kept,) = group_advantages(*parts, kind)
         return time.perf_counter() - started
 
@@ -234,17 +234,45 @@ def roll_out(policy, groups, renderer, pool, judges, args, timing):
     torch.set_num_threads(max(1, threads - 1))  # two renderers and two decoding threads on two cores hinder each other
     seeds = [[rollout_seed(args.seed, group.number, group.sample.id, g) for g in range(args.group)] for group in groups]
     try:
-        generate(policy, [group.prompt for group in groups], args.group, args.max_new_tokens, args.temperature, seeds, args.slots, on_finish, timing=timing)
+        prompts = [group.prompt for group in groups]
+        generate(policy, prompts, args.group, args.max_new_tokens, args.temperature, seeds, args.slots, on_finish, timing=timing)
     except ValueError as e:  # the cache of a single rollout does not fit the memory
         raise SystemExit(f"error: {e}.") from None
     torch.set_num_threads(threads)
 
 
+def collect(policy, prompts, position, renderer, pool, judges, args, timing):
+    """The rollouts of one step: of `prompts` from `position` on each rank takes its own in turn, with --refill further ones until
+    enough groups of all ranks have a spread.
+
+    Returns (this rank's list of Group, number of prompts that all ranks together have used). Raises SystemExit where
+    log-probabilities are not finite. Collective.
+    """
+    (rank, world), groups, used, missing = P.world(), [], 0, args.prompts
+    for _ in range(1 + args.refill):
+        numbers = range(position + used, position + used + missing)[rank::world]
+        fresh = [Group(s := prompts[number], policy.encode(s.prompt, data.open_image(s)), number) for number in numbers]
+        roll_out(policy, fresh, renderer, pool, judges, args, timing)
+        groups, used = groups + fresh, used + missing
+        if P.all_max(any(not math.isfinite(sum(r.logprobs)) for group in fresh for r in group.rollouts), policy.device):
+            raise SystemExit(f"error: the log-probabilities of the rollouts are not finite: an earlier update has broken the weights. "
+                             f"Lower --lr and --matrix-lr and start anew from --model, or from an older state: remove the newer ones "
+                             f"in {Path(args.out) / 'state'}, then --resume.")
+        if args.refill:
+            timing["reward_wait"] += sum(group.settle(args.advantage) for group in fresh)
+            missing = args.prompts - int(P.all_sum(sum(group.kept for group in groups), policy.device))
+            if missing <= (1 - ENOUGH) * args.prompts:
+                break
+    return groups, used
+
+
+# ------------------------------------------------------------------------------------------------------------ the update
+
 def micro_batches(groups, args, timing):
     """Lists of at most --micro-groups groups that have a spread, first those that are judged first, so that the update begins while
     the last programs are still rendered. Which groups share a list does not depend on the speed of anything."""
     together = []
-    for group in sorted(groups, key=lambda group: (group.sample.language in SLOW, max(len(r.token_ids) for r in group.rollouts))):
+    for group in sorted(groups, key=lambda group: (group.sample.language not in HARMLESS, max(len(r.token_ids) for r in group.rollouts))):
         timing["reward_wait"] += group.settle(args.advantage)
         if group.kept:
             together.append(group)
@@ -261,8 +289,71 @@ def score_tokens(policy, groups):
     if not policy.recurrent and max(len(g.prompt.input_ids) + sum(len(r.token_ids) for r in g.rollouts) for g in groups) <= SHARED:
         return policy([group.prompt.branch([r.token_ids for r in group.rollouts]) for group in groups])
     rows = [group.prompt.extend(r.token_ids) for group in groups for r in group.rollouts]
-    return policy(rows, images=[p for p, group in enumerate(groups) for _ in group.rollouts], packed=not policy.recurrent)
+    return policy(rows, images=[p for p, group in enumerate(groups) for _ in group.rollouts])
 
+
+def before_updates(policy, micros):
+    """Log-probabilities [N] of the answers of each micro-batch, without gradient: {number of its first group: [N]}. Collective."""
+    with torch.no_grad(), P.gathered(policy):  # ranks may hold different numbers of kept groups
+        return {groups[0].number: score_tokens(policy, groups)[0] for groups in micros}
+
+
+def update(policy, reference, optimizers, micros, old_logp, spare, args):
+    """One optimizer step, to which every kept token weighs the same, whatever rank, micro-batch or answer it stands in.
+
+    micros: iterator over this rank's micro-batches, lists of Group; old_logp: see `before_updates`, empty where the weights have not
+    changed since; spare: an Example for a rank that has fewer micro-batches than others.
+    Returns (loss, gradient norm, [(tokens, {metric: mean over them, or largest})]): without any token (None, None, []); where
+    loss or norm is not finite the weights stay as they are. Collective.
+    """
+    device, (_, world) = policy.device, P.world()
+    loss_sum, n_tokens, stats = 0.0, 0, []
+    while P.all_max((groups := next(micros, None)) is not None, device):
+        if groups is None:  # nothing left here, but FSDP2's collectives need every rank
+            (policy([spare])[0].sum() * 0).backward()
+            if reference:
+                with torch.no_grad():
+                    reference([spare])
+            continue
+        logp, entropy = score_tokens(policy, groups)  # [N], [N]
+        answers = [(r, a) for group in groups for r, a in zip(group.rollouts, group.advantage)]
+        sampled = torch.tensor([x for r, _ in answers for x in r.logprobs], device=device)  # [N]
+        lengths = torch.tensor([len(r.token_ids) for r, _ in answers])  # [rollouts]
+        advantage = torch.tensor([a for _, a in answers], dtype=torch.float32).repeat_interleave(lengths).to(device)  # [N]
+        old = old_logp.get(groups[0].number, logp.detach())  # [N]
+        loss, metrics = policy_loss(logp, old, sampled, advantage, args.clip_low, args.clip_high)
+        metrics["entropy"] = entropy.mean().item()
+        if reference:
+            with torch.no_grad():
+                known = score_tokens(reference, groups)[0]  # [N]
+            penalty = kl_penalty(logp, old, known)
+            loss, metrics["kl"] = loss + args.kl * penalty, penalty.item() / len(logp)
+        loss.backward()
+        loss_sum, n_tokens = loss_sum + loss.item(), n_tokens + len(logp)
+        stats.append((len(logp), metrics))
+    n_tokens = P.all_sum(n_tokens, device)
+    if not n_tokens:
+        return None, None, stats
+    # Global token mean (DAPO eq. 8): the divisor counts the tokens of all ranks; FSDP2 averages over ranks, hence `world`.
+    for p in policy.parameters():
+        if p.grad is not None:
+            p.grad.mul_(world / n_tokens)
+    loss, norm = P.all_sum(loss_sum, device) / n_tokens, P.clip_gradients(policy, args.clip)
+    if math.isfinite(loss) and math.isfinite(norm):
+        layers = policy.model.model.language_model.layers
+        watched = list(layers[len(layers) // 2].parameters())  # how far a step moves them, relative to their size, is a metric
+        before = [p.detach().clone() for p in watched]
+        for optimizer in optimizers:
+            optimizer.step()
+        change, size = (P.all_sum(sum(P.local(x).square().sum().item() for x in xs), device)
+                        for xs in ([p.detach() - b for p, b in zip(watched, before)], before))
+        stats.append((n_tokens, {"update_ratio": math.sqrt(change / size)}))
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    return loss, norm, stats
+
+
+# --------------------------------------------------------------------------------------------------------------- records
 
 def write_progress(out, step, groups, shown=6):
     """OUT/progress.html, to be left open while training: curves and, newest step first, target, best render and code of some prompts.
@@ -292,6 +383,60 @@ best of each group.</p><section><div class=figures>{curves([out])}</div></sectio
     replace.replace(out / "progress.html")
 
 
+def step_record(step, groups, stats):
+    """Metrics of one step over all ranks; README ("Metrics") explains the keys.
+
+    groups: this rank's, settled; stats: (tokens, {metric: mean over them, or largest}) of each part of its updates. Collective.
+    """
+    def of(group, row, rollout, advantage):
+        parts = {k: row.get(k, 0.0) for k in (*PARTS, *WORK)}
+        return {**parts, "status": row["status"], "language": group.sample.language, "length": len(rollout.token_ids), "finish": rollout.finish,
+                "kept": group.kept, "advantage_abs": abs(float(advantage))}
+
+    def mean(key, rows):
+        return float(np.mean([row[key] for row in rows])) if rows else None
+    found = P.all_lists([[of(group, *each) for each in zip(group.rows, group.rollouts, group.advantage)] for group in groups])
+    rows = [row for group in found for row in group]
+    known = [row for row in rows if math.isfinite(row["reward"])]  # without what our own renderer lost
+    record = {"step": step, **{k: mean(k, known) for k in PARTS}, "reward_std": float(np.std([row["reward"] for row in known])) if known else None}
+    record["languages"] = {}
+    for language in sorted({row["language"] for row in known}):
+        mine = [row for row in known if row["language"] == language]
+        record["languages"][language] = {"rollouts": len(mine), **{k: mean(k, mine) for k in ("reward", "execution", "visual")}}
+
+    rewards = [[row["reward"] for row in group if math.isfinite(row["reward"])] for group in found]
+    spreads = [max(r) - min(r) for r in rewards if r]
+    ran = [[row["execution"] > 0 for row in group] for group in found]
+    record.update(spread=float(np.mean(spreads)) if spreads else None, kept=float(np.mean([group[0]["kept"] for group in found])),
+                  groups=len(found), rollouts=len(rows), all_failed=float(np.mean([not any(r) for r in ran])), all_ran=float(np.mean([all(r) for r in ran])))
+
+    states, lengths = [row["status"] for row in rows], [row["length"] for row in rows]
+    record.update(status={s: states.count(s) for s in sorted(set(states))}, infra=len(rows) - len(known), timeout=states.count("timeout"),
+                  length=mean("length", rows), length_p50=float(np.median(lengths)), length_p95=float(np.percentile(lengths, 95)), length_max=max(lengths),
+                  length_ran=mean("length", [row for row in rows if row["execution"] > 0]),
+                  length_failed=mean("length", [row for row in rows if not row["execution"] > 0]),
+                  truncated=float(np.mean([row["finish"] == "length" for row in rows])), advantage_abs=mean("advantage_abs", rows),
+                  **{k: sum(row[k] for row in rows) for k in WORK})
+
+    stats = P.all_lists(stats)
+    for key in {k: None for _, metrics in stats for k in metrics}:
+        n, values = zip(*((n, metrics[key]) for n, metrics in stats if key in metrics))
+        record[key] = max(values) if key.endswith("_max") else float(np.average(values, weights=n))
+    return record
+
+
+def write_rollouts(path, groups):
+    """One JSON object per rollout: prompt id, response, reward parts, status, advantage."""
+    with open(path, "w") as f:
+        for group in groups:
+            for g, (rollout, parts, advantage) in enumerate(zip(group.rollouts, group.rows, group.advantage)):
+                row = {k: v for k, v in parts.items() if isinstance(v, (int, float, str))}
+                f.write(json.dumps({"id": group.sample.id, "sample": g, "response": rollout.text, "finish": rollout.finish,
+                                    "tokens": len(rollout.token_ids), "advantage": float(advantage), **row}) + "\n")
+
+
+# ------------------------------------------------------------------------------------------------------------------ main
+
 def main():
     args = parser.parse_args()
     if not args.resume:
@@ -318,27 +463,20 @@ def main():
         reference.dtype = getattr(torch, args.dtype)  # before sharding: the gathered copies take it
         P.shard(reference, args.replicas)
     optimizers = P.build_optimizers(policy, args.lr, args.matrix_lr, args.weight_decay)
-    layers = policy.model.model.language_model.layers
-    watched = list(layers[len(layers) // 2].parameters())  # whose relative change is a metric
     base_lr = [[g["lr"] for g in o.param_groups] for o in optimizers]
-    samples = data.usable(data.read_samples(args.data), args.data, answer=False)
-    total = len(samples)
-    absent = {} if args.unsafe_render else {k: why for k, why in available().items() if why}
-    samples = [s for s in samples if s.language not in absent]
-    if main_rank and len(samples) < total:
-        print(f"{total - len(samples)} of {total} prompts are set aside, their language cannot be rendered here: {absent}")
-    total = len(samples)
-    samples = [s for s, n in zip(samples, policy.count_tokens(samples, answers=False)) if n + args.max_new_tokens <= policy.context]
+    absent = {} if args.unsafe_render else {language: why for language, why in available().items() if why}
+    measure, limit = lambda samples: policy.count_tokens(samples, answers=False), policy.context - args.max_new_tokens
+    prompts = Prompts(data.Corpus(args.data), measure, limit, absent, args.seed, args.eval_samples if args.eval_every and not args.eval_data else 0)
+    held_out = prompts.held_out
+    if args.eval_every and args.eval_data:
+        held_out = [s for s in held_out_samples(args.eval_data, measure, limit, answer=False) if s.language not in absent][:args.eval_samples]
     if main_rank:
-        print(f"{total} prompts: {len(samples)} used, {total - len(samples)} set aside because prompt and answer exceed "
-              f"the context of {policy.context} tokens")
-    if not samples:
+        why = "; ".join(f"{n} {reason}" for reason, n in prompts.left_out.items())
+        print(f"{len(prompts)} prompts of {len(prompts.corpus)} samples; set aside: {why or 'none'}; {len(held_out)} held out for evaluation")
+    if not len(prompts):
         raise SystemExit(f"error: no prompt of {args.data} can be rendered here and leaves room for {args.max_new_tokens} new tokens.")
-    eval_dir = Path(args.eval_data) if args.eval_data else Path(args.data).parent / "test"
-    held_out = []
-    if args.eval_every and (args.eval_data or eval_dir.is_dir()):
-        held_out = held_out_samples(eval_dir, lambda s: policy.count_tokens(s, answers=False), policy.context - args.max_new_tokens, answer=False)
-        held_out = [s for s in held_out if s.language not in absent][:args.eval_samples]
+
+    # ------------------------------------------------------------------------------------------------------------- loop
     step, position, elapsed, skipped, best = 0, 0, 0.0, 0, -1.0  # position: prompts used so far, over all ranks
     if args.resume:
         extra = P.load_state(out, policy, optimizers)
@@ -356,100 +494,47 @@ def main():
     with Renderer(workers=workers, timeout=args.render_timeout, unsafe=args.unsafe_render, cache=20000) as renderer, \
             scorers(workers, args.encoder) as pool, ThreadPoolExecutor(args.prompts) as judges:
         while step < args.steps and not (args.max_seconds and elapsed >= args.max_seconds):
-            t0 = time.perf_counter()
-            progress = P.all_sum(elapsed / args.max_seconds if args.max_seconds else step / args.steps, device) / world
+            started, timing = time.perf_counter(), defaultdict(float)  # seconds of each part
+            progress = P.all_sum(elapsed / args.max_seconds if args.max_seconds else step / args.steps, device) / world  # ranks' clocks differ
             scale = min(1, (step + 1) / max(1, args.warmup)) * min(1, (1 - progress) / max(args.decay, 1e-9))
             for optimizer, lrs in zip(optimizers, base_lr):
                 for group, lr in zip(optimizer.param_groups, lrs):
                     group["lr"] = lr * scale
 
-            # --- rollouts; with --refill, further prompts until enough groups have a spread ------------------------------
-            groups, timing = [], defaultdict(float)  # this rank's groups; seconds of each part
-            used, missing = 0, args.prompts  # prompts of this step over all ranks, those still wanted
-            for _ in range(1 + args.refill):
-                numbers = range(position + used, position + used + missing)[rank::world]
-                picked = prompt_batch(len(samples), missing, args.seed, position + used)[rank::world]
-                fresh = [Group(s := samples[i], policy.encode(s.prompt, data.open_image(s)), number) for i, number in zip(picked, numbers)]
-                roll_out(policy, fresh, renderer, pool, judges, args, timing)
-                groups, used = groups + fresh, used + missing
-                if P.all_max(any(not math.isfinite(sum(r.logprobs)) for group in fresh for r in group.rollouts), device):
-                    raise SystemExit(f"error: the log-probabilities of step {step + 1}'s rollouts are not finite: an earlier update has broken the weights. Lower "
-                                     f"--lr and --matrix-lr and start anew from --model, or from an older state: remove the newer ones in {out / 'state'}, then --resume.")
-                if args.refill:
-                    timing["reward_wait"] += sum(group.settle(args.advantage) for group in fresh)
-                    missing = args.prompts - int(P.all_sum(sum(group.kept for group in groups), device))
-                    if missing <= (1 - ENOUGH) * args.prompts:
-                        break
-            t1 = time.perf_counter()
-            rollout_wait = timing["reward_wait"]
-
-            # --- update: every kept token weighs the same, whatever rank, micro-batch or answer it stands in --------------
+            # --- the step ---------------------------------------------------------------------------------------------
+            groups, used = collect(policy, prompts, position, renderer, pool, judges, args, timing)
+            rolled_out, waited = time.perf_counter(), timing["reward_wait"]
             policy.train()
             policy.dtype = getattr(torch, args.dtype)
             # Which update a group belongs to follows from its place among the prompts of all ranks, so it is the same on any number of them.
-            chunks = [micro_batches([group for group in groups if (group.number - position) * args.updates // used == u], args, timing) for u in range(args.updates)]
-            old_logp, stats, norm, loss = {}, [], None, None
+            shares = [[group for group in groups if (group.number - position) * args.updates // used == u] for u in range(args.updates)]
+            updates, old_logp = [micro_batches(share, args, timing) for share in shares], {}
             if args.updates > 1:
-                chunks = [list(chunk) for chunk in chunks]
-                with torch.no_grad(), P.gathered(policy):  # ranks may hold different numbers of kept groups
-                    old_logp = {chunk[0].number: score_tokens(policy, chunk)[0] for chunk in (c for chunk in chunks for c in chunk)}
-            for chunk in map(iter, chunks):
-                loss_sum = n_tokens = 0
-                while P.all_max((micro := next(chunk, None)) is not None, device):
-                    if micro is None:  # this rank has nothing left, but FSDP2's collectives need every rank
-                        dummy = [groups[0].prompt.extend([policy.eos_id])]
-                        (policy(dummy)[0].sum() * 0).backward()
-                        if reference:
-                            with torch.no_grad():
-                                reference(dummy)
-                        continue
-                    logp, entropy = score_tokens(policy, micro)  # [N], [N]
-                    flat = [(r, a) for group in micro for r, a in zip(group.rollouts, group.advantage)]
-                    lengths = torch.tensor([len(r.token_ids) for r, _ in flat])
-                    advantage = torch.tensor([a for _, a in flat], dtype=torch.float32).repeat_interleave(lengths).to(device)  # [N]
-                    sampled = torch.tensor([x for r, _ in flat for x in r.logprobs], device=device)  # [N]
-                    old = old_logp.get(micro[0].number, logp.detach())
-                    loss, metrics = policy_loss(logp, old, sampled, advantage, args.clip_low, args.clip_high)
-                    metrics["entropy"] = entropy.mean().item()
-                    if reference:
-                        with torch.no_grad():
-                            known = score_tokens(reference, micro)[0]  # [N]
-                        penalty = kl_penalty(logp, old, known)
-                        loss, metrics["kl"] = loss + args.kl * penalty, penalty.item() / len(logp)
-                    loss.backward()
-                    loss_sum, n_tokens = loss_sum + loss.item(), n_tokens + len(logp)
-                    stats.append((len(logp), metrics))
-                n_tokens = P.all_sum(n_tokens, device)
-                if not n_tokens:
+                updates = [list(micros) for micros in updates]
+                old_logp = before_updates(policy, [groups for micros in updates for groups in micros])
+            spare, stats, loss, norm = groups[0].prompt.extend([policy.eos_id]), [], None, None
+            for micros in updates:
+                outcome = update(policy, reference, optimizers, iter(micros), old_logp, spare, args)
+                stats += outcome[2]
+                if outcome[0] is None:
                     continue
-                # Global token mean (DAPO eq. 8): the divisor counts the tokens of all ranks; FSDP2 averages over ranks, hence `world`.
-                for p in policy.parameters():
-                    if p.grad is not None:
-                        p.grad.mul_(world / n_tokens)
-                norm = P.clip_gradients(policy, args.clip)
-                loss = P.all_sum(loss_sum, device) / n_tokens
-                if math.isfinite(norm) and math.isfinite(loss):
-                    before = [p.detach().clone() for p in watched]
-                    for optimizer in optimizers:
-                        optimizer.step()
-                    change, size = (P.all_sum(sum(P.local(x).square().sum().item() for x in xs), device)
-                                    for xs in ([p.detach() - b for p, b in zip(watched, before)], before))
-                    stats.append((n_tokens, {"update_ratio": math.sqrt(change / size)}))
-                    bad_in_a_row = 0
-                else:
-                    skipped, bad_in_a_row = skipped + 1, bad_in_a_row + 1
+                loss, norm = outcome[:2]
+                bad_in_a_row = 0 if math.isfinite(loss) and math.isfinite(norm) else bad_in_a_row + 1
+                if bad_in_a_row:
+                    skipped += 1
                     with open(out / "nonfinite.jsonl", "a") as f:
                         f.write(json.dumps({"step": step, "rank": rank, "ids": [group.sample.id for group in groups]}) + "\n")
-                for optimizer in optimizers:
-                    optimizer.zero_grad(set_to_none=True)
-            t2 = time.perf_counter()
-            step, position, elapsed = step + 1, position + used, elapsed + t2 - t0
+            ended = time.perf_counter()
+
+            # --- records, evaluation, states --------------------------------------------------------------------------
+            step, position, elapsed = step + 1, position + used, elapsed + ended - started
             record = step_record(step, groups, stats)
-            record.update(loss=loss, grad_norm=norm, skipped=skipped, lr=optimizers[0].param_groups[0]["lr"], position=position, seconds=elapsed,
-                          seconds_rollout=t1 - t0 - rollout_wait, seconds_reward_wait=timing["reward_wait"],
-                          seconds_update=t2 - t1 - (timing["reward_wait"] - rollout_wait), **{f"seconds_{k}": timing[k] for k in ("prefill", "decode", "gather")},
-                          rollout_tokens_per_second=record["length"] * record["rollouts"] / (t1 - t0), occupancy=timing["busy"] / max(1, timing["slots"]),
-                          memory_gb=P.all_max(P.memory_used(device), device) / 1e9, confinement=renderer.confinement)
+            record.update({f"seconds_{k}": timing[k] for k in ("reward_wait", "prefill", "decode", "gather")}, seconds=elapsed,
+                          seconds_rollout=rolled_out - started - waited, seconds_update=ended - rolled_out - (timing["reward_wait"] - waited),
+                          rollout_tokens_per_second=record["length"] * record["rollouts"] / (rolled_out - started),
+                          occupancy=timing["busy"] / max(1, timing["slots"]), memory_gb=P.all_max(P.memory_used(device), device) / 1e9,
+                          loss=loss, grad_norm=norm, skipped=skipped, lr=optimizers[0].param_groups[0]["lr"], position=position,
+                          confinement=renderer.confinement)
             write_rollouts(out / "rollouts" / f"step_{step}{'' if world == 1 else f'.rank{rank}'}.jsonl", groups)
             if held_out and (step % args.eval_every == 0 or step == args.steps):
                 record.update({f"held_out_{k}": v for k, v in greedy_scores(policy, held_out, renderer, args.max_new_tokens).items()})
@@ -457,13 +542,15 @@ def main():
                     best = record["held_out_outside"]
                     P.save_policy(policy, out / "best")
                     if main_rank:
-                        (out / "best" / "best.json").write_text(json.dumps({k: v for k, v in record.items() if k == "step" or k.startswith("held_out")}))
+                        known = {k: v for k, v in record.items() if k == "step" or k.startswith("held_out")}
+                        (out / "best" / "best.json").write_text(json.dumps(known))
             if main_rank:
                 with open(out / "metrics.jsonl", "a") as f:
                     f.write(json.dumps(record) + "\n")
                 if step % args.sample_every == 0 or step == 1:
                     write_progress(out, step, groups)
-                bar.set_postfix(step=step, reward=f"{record['reward'] or 0:.3f}", run=f"{record['execution'] or 0:.2f}", kept=f"{record['kept']:.2f}", refresh=False)
+                bar.set_postfix(step=step, reward=f"{record['reward'] or 0:.3f}", run=f"{record['execution'] or 0:.2f}",
+                                kept=f"{record['kept']:.2f}", refresh=False)
                 bar.update((min(elapsed, args.max_seconds) if args.max_seconds else step) - bar.n)
             if bad_in_a_row >= 3:
                 P.save_state(out, step, policy, optimizers, state())
@@ -483,46 +570,6 @@ def main():
     if main_rank:
         print(f"wrote {out}: {step} steps in {elapsed:.0f} s, {skipped} updates skipped for non-finite values")
     P.finish()
-
-
-def step_record(step, groups, stats):
-    """Metrics of one step over all ranks; README ("Metrics") explains the keys. stats: (tokens, {metric: mean or largest}) of each part."""
-    found = P.all_lists([[{**{k: row.get(k, 0.0) for k in (*PARTS, *WORK)}, "status": row["status"], "language": group.sample.language, "length": len(r.token_ids),
-                           "finish": r.finish, "kept": group.kept, "advantage": abs(float(a))} for row, r, a in zip(group.rows, group.rollouts, group.advantage)]
-                         for group in groups])  # of every group, its rollouts
-    rows = [row for group in found for row in group]
-    finite = [row for row in rows if math.isfinite(row["reward"])]  # without what our own renderer lost
-    known = [rewards for group in found if (rewards := [row["reward"] for row in group if math.isfinite(row["reward"])])]
-    mean = lambda key, rows: float(np.mean([row[key] for row in rows])) if rows else None
-    lengths, states = [row["length"] for row in rows], [row["status"] for row in rows]
-    record = {"step": step, **{k: mean(k, finite) for k in PARTS}, "reward_std": float(np.std([row["reward"] for row in finite])) if finite else None,
-              "languages": {language: {"rollouts": len(mine), **{k: mean(k, mine) for k in ("reward", "execution", "visual")}}
-                            for language in sorted({row["language"] for row in finite}) for mine in [[row for row in finite if row["language"] == language]]},
-              "spread": float(np.mean([max(r) - min(r) for r in known])) if known else None,
-              "kept": float(np.mean([group[0]["kept"] for group in found])), "groups": len(found), "rollouts": len(rows),
-              "all_failed": float(np.mean([not any(row["execution"] > 0 for row in group) for group in found])),
-              "all_ran": float(np.mean([all(row["execution"] > 0 for row in group) for group in found])),
-              "status": {s: states.count(s) for s in sorted(set(states))}, "infra": len(rows) - len(finite), "timeout": states.count("timeout"),
-              "length": float(np.mean(lengths)), "length_p50": float(np.median(lengths)), "length_p95": float(np.percentile(lengths, 95)), "length_max": max(lengths),
-              "length_ran": mean("length", [row for row in rows if row["execution"] > 0]),
-              "length_failed": mean("length", [row for row in rows if not row["execution"] > 0]),
-              "truncated": float(np.mean([row["finish"] == "length" for row in rows])), "advantage_abs": mean("advantage", rows),
-              **{k: sum(row[k] for row in rows) for k in WORK}}
-    stats = P.all_lists(stats)
-    for key in {k: None for _, metrics in stats for k in metrics}:
-        n, values = zip(*((n, metrics[key]) for n, metrics in stats if key in metrics))
-        record[key] = max(values) if key.endswith("_max") else float(np.average(values, weights=n))
-    return record
-
-
-def write_rollouts(path, groups):
-    """One JSON object per rollout: prompt id, response, reward parts, status, advantage."""
-    with open(path, "w") as f:
-        for group in groups:
-            for g, (rollout, parts, advantage) in enumerate(zip(group.rollouts, group.rows, group.advantage)):
-                row = {k: v for k, v in parts.items() if isinstance(v, (int, float, str))}
-                f.write(json.dumps({"id": group.sample.id, "sample": g, "response": rollout.text, "finish": rollout.finish,
-                                    "tokens": len(rollout.token_ids), "advantage": float(advantage), **row}) + "\n")
 
 
 if __name__ == "__main__":

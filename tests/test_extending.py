@@ -63,10 +63,11 @@ def test_the_domain_passes_through_every_stage(tmp_path):
 PROBE = """
 import sys
 import numpy as np
-import data, eval, parts
+import data, parts
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from render import Renderer, available
+from scoring import Answer, judge
 
 program, wrong, fence = ".rr\\nbb.\\nb..\\nb..\\n...\\n" * 2, ".rr\\nbb.\\nb..\\nb..\\n..g\\n" * 2, lambda code: data.fenced("grid", code)
 if __name__ == "__main__":
@@ -77,7 +78,8 @@ if __name__ == "__main__":
     assert target.status == other.status == "ok" and target.image.shape == (80, 24, 3) and (target.image[0, 8] == (255, 0, 0)).all(), target
     assert broken.status == "error" and "'x'" in broken.message, broken
     assert data.infer_language(data.Sample("Write Grid code", fence(program), b"")) == "grid"
-    rows = eval.judge(data.png(target.image), "grid", program, [(fence(code), render, None, (code, render)) for code, render in ((program, target), (wrong, other))], target)
+    answers = [Answer(fence(code), render, view=(code, render)) for code, render in ((program, target), (wrong, other))]
+    rows = judge(data.png(target.image), "grid", program, answers, target)
     assert rows[0]["reward"] == 1 > rows[1]["reward"] > 0.1 and rows[0]["domain"] == {}, rows
     Path("programs").mkdir()
     parts.cli.Pool = lambda workers, *_: ThreadPoolExecutor(workers)  # four commands without starting four processes

@@ -322,6 +322,18 @@ def test_many_threads_and_a_full_queue():
     assert np.array_equal(seen, expected) and all(np.array_equal(results[k], expected[k::4]) for k in range(4))
 
 
+def test_pictures_go_before_programs_that_wait():
+    """A worker that has a program in hand takes the picture next, though another program was there first."""
+    done = []
+    with Renderer(workers=1) as renderer:
+        futures = [renderer.submit(language, code, (8, 8)) for language, code in
+                   (("python", "import time; time.sleep(0.5)\n" + GOOD["python"]), ("python", GOOD["python"]), ("svg", GOOD["svg"]))]
+        for name, future in zip(("first", "second", "picture"), futures):
+            future.add_done_callback(lambda _, name=name: done.append(name))
+        assert all(f.result().status == "ok" for f in futures)
+    assert done.index("picture") < done.index("second")
+
+
 def draw_in_child(renderer, queue):
     with renderer or Renderer(workers=1) as r:
         queue.put(r.submit("svg", GOOD["svg"], (8, 8)).result().status)

@@ -17,14 +17,17 @@ What must hold of a GRPO loop, and where it is tested:
 14  a resumed run = an uninterrupted one, bit for bit                        test_end_to_end.py
 15  a bandit is solved                                                       here
 """
-import data
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import drawn_samples
 
+import data
 import policy as P
 import virl
 from generate import Rollout, generate, rollout_seed
+from loader import Prompts
 
 
 def rollouts_of(policy, samples, groups=3, group=4):
@@ -146,7 +149,7 @@ def test_advantages(kind):
     execution = np.array([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, nan, 0], [nan, nan, nan, 1]], dtype=float)
     visual = np.array([[.9, .8, .7, 0], [.5, .5, .5, .5], [.9, .2, nan, 0], [nan, nan, nan, .3]])
     reward = 0.1 + 0.9 * execution * visual
-    advantage, kept = virl.group_advantages(reward, execution, visual, kind)
+    advantage, kept = virl.group_advantages(reward, execution, kind)
     assert kept.tolist() == [True, False, True, False]
     assert abs(advantage[0].sum()) < 1e-6 and not advantage[1].any() and not advantage[3].any()
     assert advantage[2, 2] == 0 and abs(advantage[2].sum()) < 1e-6
@@ -159,9 +162,19 @@ def test_decoupled_keeps_visual_differences_beside_a_failure():
     execution = np.array([[1.0] * 7 + [0.0]])
     spread = {}
     for kind in ("paper", "decoupled"):
-        a, _ = virl.group_advantages(execution * visual, execution, visual, kind)
+        a, _ = virl.group_advantages(0.1 + 0.9 * execution * visual, execution, kind)
         spread[kind] = a[0, 0] - a[0, 6]
     assert spread["decoupled"] > 5 * spread["paper"]
+
+
+def test_decoupled_counts_the_length_penalties():
+    """Two equal renders, one of a longer answer; without penalties it is the formula in visual scores with a floor of 0.05."""
+    visual, execution = np.array([[.9, .9, .5, 0]]), np.array([[1.0, 1, 1, 0]])
+    ran = visual[0, :3]
+    a, _ = virl.group_advantages(0.1 + 0.9 * visual, execution, "decoupled")
+    np.testing.assert_allclose(a[0], [*(0.5 + (ran - ran.mean()) / max(ran.std(ddof=1), 0.05)), -1.5])
+    longer, _ = virl.group_advantages(0.1 + 0.9 * visual - [[0, 0.25, 0, 0]], execution, "decoupled")
+    assert longer[0, 0] > longer[0, 1] + 0.5
 
 
 def test_bandit_is_solved(loaded, samples):
@@ -175,7 +188,7 @@ def test_bandit_is_solved(loaded, samples):
         ((*rollouts,),) = generate(loaded, [prompt], 16, 8, seeds=[[rollout_seed(step, g) for g in range(16)]])
         reward = np.array([[r.token_ids.count(word) / 8 for r in rollouts]])
         shares.append(reward.mean())
-        advantage, _ = virl.group_advantages(reward, np.ones_like(reward), reward, "paper")
+        advantage, _ = virl.group_advantages(reward, np.ones_like(reward), "paper")
         group = virl.Group(samples[0], prompt, 0, rollouts)
         logp, _ = virl.score_tokens(loaded, [group])  # [N]
         a = torch.cat([torch.full((len(r.token_ids),), float(x)) for r, x in zip(rollouts, advantage[0])])  # [N]
@@ -207,6 +220,44 @@ def test_overlong_penalty_is_soft():
     assert [virl.overlong_penalty(n, 96, 16) for n in (10, 80, 88, 96)] == [0, 0, 0.25, 0.5]
 
 
-def test_every_prompt_is_visited_once_per_epoch():
-    seen = [i for step in range(10) for i in virl.prompt_batch(20, 4, 0, 4 * step)]
-    assert sorted(seen[:20]) == list(range(20)) == sorted(seen[20:]) and seen[:20] != seen[20:]
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """40 samples in row groups of 4, two of them in a language that this machine does not render, one that is too long."""
+    path, samples = tmp_path_factory.mktemp("prompts") / "rl" / "part-0.parquet", drawn_samples(40)
+    for s, language in zip(samples, ["latex"] * 2 + ["svg"] * 38):
+        s.language = language
+    samples[7].prompt *= 100
+    path.parent.mkdir()
+    pq.write_table(data.table_of(samples), path, row_group_size=4)
+    return data.Corpus(path.parent)
+
+
+def prompts_of(corpus, **options):
+    return Prompts(corpus, lambda samples: [len(s.prompt) for s in samples], 1000, {"latex": "no TeX"}, **{"seed": 0, **options})
+
+
+def test_every_prompt_is_visited_once_per_epoch(corpus):
+    """In another order each time, the same whoever asks for it first; what cannot be used is never among them."""
+    prompts = prompts_of(corpus)
+    assert len(prompts) == 37 and sorted(prompts.left_out.values()) == [1, 2] and not prompts.held_out
+    first, second = ([prompts[k].id for k in range(epoch * 37, epoch * 37 + 37)] for epoch in (0, 1))
+    assert set(first) == set(second) and len(set(first)) == 37 and first != second
+    assert [prompts_of(corpus)[k].id for k in (50, 3)] == [second[50 - 37], first[3]]
+    assert [prompts_of(corpus, seed=1)[k].id for k in range(37)] != first
+
+
+def test_held_out_prompts_are_never_trained_on(corpus):
+    """At most a tenth of them; the same ones whatever the seed."""
+    prompts = prompts_of(corpus, held_out=64)
+    assert len(prompts.held_out) == 3 and len(prompts) == 34
+    held_out = {s.id for s in prompts.held_out}
+    assert not held_out & {prompts[k].id for k in range(2 * 34)}
+    assert {s.id for s in prompts_of(corpus, held_out=64, seed=5).held_out} == held_out
+
+
+def test_wrong_data_are_refused(corpus, tmp_path):
+    samples = [corpus[i] for i in range(40)]
+    samples[3].image = b"no picture"
+    data.write_samples(samples, tmp_path / "part-0.parquet")
+    with pytest.raises(SystemExit, match="1 of 40 samples .* cannot be used.*unreadable image"):
+        prompts_of(data.Corpus(tmp_path))

@@ -51,15 +51,16 @@ import argparse
 import contextlib
 import importlib
 import math
-import os
 import re
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
+
+import cli
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
 
 import numpy as np
 from PIL import Image
@@ -520,18 +521,9 @@ def reward_named(name, encoder=None):
 _encoder = None  # of a scoring process
 
 
-def end_with_parent():
-    """For worker processes: nobody else tells them that the main process was killed, and they would wait for it for ever."""
-    parent = parent_process()
-    Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
 def start_scorer(encoder=None):
     """What a scoring process does first; encoder: a name or None."""
-    import signal
     global _encoder
-    end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the main process ends its workers
     _encoder = Encoder(encoder) if encoder else None
 
 
@@ -557,7 +549,7 @@ def scorers(workers, encoder=None):
     with its torch, and live beside the renderer's servers: the training process only collects the results."""
     if encoder:
         Encoder(encoder)  # a name that cannot be loaded ends here, in one line
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), start_scorer, (encoder,))
+    pool = cli.Pool(workers, start_scorer, (encoder,))
     main = sys.modules["__main__"]
     hidden = {name: getattr(main, name) for name in ("__file__", "__spec__") if getattr(main, name, None) is not None}
     with contextlib.ExitStack() as after:
@@ -625,10 +617,13 @@ def main():
         raise SystemExit(f"error: {error}")
     known = features(target, reference, encoder, language)
     for name, value in judge(target, render, response, language, known=known, reference_code=reference_code, encoder=encoder).items():
-        print(f"{name:10} {value:.4f}")
+        print(f"{name:14} {value:.4f}")
     print("no single fenced block in the language asked for" if not code else f"render: {render.status} {render.message}")
     if args.explain and render and render.image is not None:
-        explain(target, render.image).save(args.explain)
+        try:
+            explain(target, render.image).save(args.explain)
+        except (OSError, ValueError) as error:  # no such folder; an ending of no image format
+            raise SystemExit(f"error: cannot write {args.explain}: {error}. Give it the ending .png, in a folder that is there.")
         print(f"wrote {args.explain}")
     return int(render is None or render.status != "ok")
 

@@ -346,7 +346,8 @@ def molecule(texts):
         found = Chem.MolFromSmiles(smiles, sanitize=False)
     if not found:
         return None
-    orders = Chem.GetAdjacencyMatrix(found, useBO=True)  # [n, n]
+    orders = Chem.GetAdjacencyMatrix(found, useBO=True)  # [n, n], dative bonds in one direction only
+    orders = np.maximum(orders, orders.T)
     return np.array([atom.GetAtomicNum() for atom in found.GetAtoms()]), np.stack([orders == k for k in (1, 1.5, 2, 3)]).astype(float)
 
 

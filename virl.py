@@ -466,7 +466,7 @@ def main():
     if args.group < 2 or args.prompts < world:
         raise SystemExit(f"error: --group must be at least 2 and --prompts at least the number of processes ({world}).")
     reward_named(args.reward, args.encoder)  # a wrong name ends here
-    torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # they spin while they wait: the renderers need cores, too
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # they spin while they wait; others render
     out = Path(args.out)
     policy = P.load_policy(args.model, device)
     if main_rank:

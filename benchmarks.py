@@ -34,6 +34,7 @@ def read_files(root, wanted):
     """{name: bytes} of the files below `root` whose name `wanted` accepts; names begin with that of `root`.
 
     root: a folder, or one .zip, .tar or .tar.gz. Of a folder that holds no wanted file the archives in it are read.
+    Raises SystemExit with one line where an archive cannot be read.
     """
     if root.is_dir():
         names = {f"{root.name}/{f.relative_to(root).as_posix()}": f for f in sorted(root.rglob("*")) if not f.name.startswith(".")}
@@ -47,8 +48,9 @@ def read_files(root, wanted):
                 return {name: archive.read(name) for name in archive.namelist() if visible(name)}
         with tarfile.open(root) as archive:
             return {m.name: archive.extractfile(m).read() for m in archive if m.isfile() and visible(m.name)}
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as e:
-        raise SystemExit(f"error: {root} is no readable archive ({str(e).splitlines()[0].strip(':')}). Is its download complete?") from None
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, RuntimeError, zlib.error) as e:  # RuntimeError: encrypted
+        why = str(e).splitlines()[0].strip(":")
+        raise SystemExit(f"error: {root} is no readable archive ({why}). Is its download complete?") from None
 
 
 def parquet_rows(files, columns):
@@ -57,8 +59,9 @@ def parquet_rows(files, columns):
     for file in files:
         try:
             with pq.ParquetFile(file) as parquet:
-                if missing := [c for c in columns if c not in parquet.schema_arrow.names]:
-                    raise SystemExit(f"error: {file} has no column {', '.join(missing)} (its columns: {', '.join(parquet.schema_arrow.names)}).")
+                names = parquet.schema_arrow.names
+                if missing := [c for c in columns if c not in names]:
+                    raise SystemExit(f"error: {file} has no column {', '.join(missing)} (its columns: {', '.join(names)}).")
                 for batch in parquet.iter_batches(data.ROW_GROUP, columns=columns):
                     yield from batch.to_pylist()
         except OSError:
@@ -69,8 +72,9 @@ def parquet_rows(files, columns):
 
 def below(root, pattern, *words):
     """Files of `root` (itself, if it is one) that match `pattern` and have all `words` in their path, in name order."""
-    files = [root] if root.is_file() else sorted(root.rglob(pattern))
-    return [f for f in files if f.match(pattern) and (f == root or all(w in f"{root.name}/{f.relative_to(root).as_posix()}" for w in words))]
+    if root.is_file():
+        return [root] if root.match(pattern) else []
+    return [f for f in sorted(root.rglob(pattern)) if all(word in f"{root.name}/{f.relative_to(root).as_posix()}" for word in words)]
 
 
 def text(raw):
@@ -137,14 +141,17 @@ def unisvg(root):
         rows = [(r["image_path"], r["q_text"], r["a_text"]) for r in rows if r["type"] == "ISVGEN"]
     except FileNotFoundError:
         return
-    except (ValueError, TypeError, KeyError) as e:
-        raise SystemExit(f"error: {table} is not UniSVG's list of objects with type, image_path, q_text, a_text ({type(e).__name__}: {e}).") from None
+    except (ValueError, TypeError, KeyError, RecursionError) as e:
+        raise SystemExit(f"error: {table} is not UniSVG's list of objects with type, image_path, q_text, a_text "
+                         f"({type(e).__name__}: {e}).") from None
     folder, names = table.parent, {str(path) for path, _, _ in rows}
     if (folder / "png").is_dir():  # looked up by name: the folder holds the pictures of all 525,000 rows
         found = {n: f.read_bytes() for n in names if (f := folder / "png" / n).is_file()}
-    else:
+    elif (folder / "png.zip").is_file():
         bare = lambda n: n.removeprefix("./").removeprefix("png/")
-        found = {bare(n): raw for n, raw in read_files(folder / "png.zip", lambda n: bare(n) in names).items()} if (folder / "png.zip").is_file() else {}
+        found = {bare(n): raw for n, raw in read_files(folder / "png.zip", lambda n: bare(n) in names).items()}
+    else:
+        found = {}
     for path, question, answer in rows:
         code = re.search(r"<svg.*</svg>", str(answer), re.S)
         yield str(path).removesuffix(".png"), str(question).strip(), code[0] if code else "", found.get(str(path), b"")
@@ -172,7 +179,7 @@ def plot2code(root):
             try:
                 row = json.loads(line)
                 name, code = str(row["file_name"]), str(row["code"])
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 name, code = f"line {i + 1}", ""
             file = table.parent / name
             image = file.read_bytes() if code and file.is_file() else b""
@@ -201,27 +208,31 @@ BENCHMARKS = {
 
 
 def load(name, path):
-    """The Samples of benchmark `name` from `path`, a local folder or a hub id. Rows without code or picture are set aside and counted.
-    Raises SystemExit with one line that says what was expected where."""
+    """The Samples of benchmark `name` from `path`, a local folder or a hub id; rows without code or picture are counted aloud.
+
+    Raises SystemExit with one line that says what was expected where.
+    """
     benchmark, root = BENCHMARKS[name], Path(path)
     if not root.exists():
         if not re.fullmatch(r"(hf://)?(datasets/)?[\w.-]+/[\w.-]+", str(path)):
-            raise SystemExit(f"error: {path} does not exist. {name} wants a folder that holds {benchmark.layout}; it is published as {benchmark.hub}.")
+            raise SystemExit(f"error: {path} does not exist. {name} wants a folder that holds {benchmark.layout}; "
+                             f"it is published as {benchmark.hub}.")
         from corpus import download
         root = Path(download(str(path), benchmark.files))
-    fence, samples, aside, first = f" Answer with one ```{benchmark.language} block.", [], Counter(), ""
+    language, samples, aside, first = benchmark.language, [], Counter(), ""
     for id_, prompt, code, image in benchmark.rows(root):
         if why := "no readable code" if not code.strip() else "no picture" if not image else "":
             aside[why] += 1
             first = first or f"{id_}: {why}"
         else:
-            samples.append(data.Sample(prompt + fence, data.fenced(benchmark.language, code.strip()), image, id_, data.DOMAIN_OF[benchmark.language],
-                                       benchmark.language, source=name))
+            samples.append(data.Sample(f"{prompt} Answer with one ```{language} block.", data.fenced(language, code.strip()), image, id_,
+                                       data.DOMAIN_OF[language], language, source=name))
+    counts = ", ".join(f"{n} with {why}" for why, n in aside.items())
     if not samples:
         raise SystemExit(f"error: {root} holds no usable row of {name}, which is laid out as {benchmark.layout}"
-                         + (f" ({', '.join(f'{n} rows with {why}' for why, n in aside.items())})" if aside else "") + ".")
+                         + (f" (rows: {counts})" if aside else "") + ".")
     if os.environ.get("RANK", "0") == "0":
-        print(f"{name}: {len(samples)} items" + (f"; set aside: {', '.join(f'{n} with {why}' for why, n in aside.items())}, first {first}" if aside else ""))
+        print(f"{name}: {len(samples)} items" + (f"; set aside: {counts}, first {first}" if aside else ""))
     return samples
 
 

@@ -355,15 +355,18 @@ def encoder_scores(encoders, scores, reference, candidate):
     return {**scores, **here}
 
 
-def load_encoders(pairs):
-    """["clip=openai/clip-vit-large-patch14-336", ...] -> {kind: Encoder}."""
-    encoders = {}
+def check_encoders(pairs):
+    """["clip=openai/clip-vit-large-patch14-336", ...] -> {kind: name}. Raises SystemExit with one line where a pair is none."""
     for pair in pairs:
         kind, _, name = pair.partition("=")
         if kind not in ENCODERS or not name:
             raise SystemExit(f"error: --encoders {pair}: write KIND=NAME with a KIND of {', '.join(ENCODERS)}, as in dinov2=facebook/dinov2-base.")
-        encoders[kind] = Encoder(kind, name)
-    return encoders
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def load_encoders(pairs):
+    """Pairs as check_encoders takes them -> {kind: Encoder}. Raises SystemExit as Encoder does."""
+    return {kind: Encoder(kind, name) for kind, name in check_encoders(pairs).items()}
 
 
 # ------------------------------------------------------------------------------------------------------------------ refine

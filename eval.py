@@ -12,72 +12,65 @@ anyone's predictions.
     python eval.py --model out/virl --image shot.png                              # one image, likewise
 
 predictions.jsonl holds one object a line: `id` (of the sample), `mode` ("greedy" | "t1" = temperature 1 | "bestN",
-"bestN+refineK" = chosen by search.py), `k` (number of the answer at temperature 1, from 0), `response` (the whole answer, fence included), `finish` ("stop" | "length" |
-"unusable" = could not be asked), `tokens` (length). Only id, mode and response are needed.
+"bestN+refineK" = chosen by search.py), `k` (number of the answer at temperature 1, from 0), `response` (the whole answer,
+fence included), `finish` ("stop" | "length" | "unusable" = could not be asked), `tokens` (length). Only id, mode and
+response are needed.
 
 OUT gets items.jsonl (what was asked), scores.jsonl (a line per prediction: reward parts, outside metrics, status,
 message), baselines.jsonl (the same for the baselines), scores.json (means, standard errors, counts), renders/*.png,
-report.html.
+report.html. An interruption loses nothing: answers are written as they end, scores replace older ones when all are known.
 
 How to read the numbers. A program that fails counts 0 in every mean; a failure of our own renderer (`infra`) is
 excluded and counted. Standard errors are over items: the answers to an item are averaged first. `reward` and `visual`
-are what ViRL trains on; the outside metrics share no code with reward.py, so gains are not graded by their own
-teacher. Baselines: a blank canvas, a random other sample of the same language and domain, and for the refine task the defective
-code as given.
+are what ViRL trains on; the outside metrics (metrics.py) share no code with reward.py, so gains are not graded by their
+own teacher. Baselines stand beside them (scoring.py).
 
-Where a sample has a reference answer, domain.py adds the metrics of its domain as their benchmarks define them (`domain` in
-scores.jsonl, {metric: value, null where it cannot be computed}): ChartMimic, Design2Code, UniSVG, Image2Struct, chemistry. The
-reference is rendered once per item for that. `--slow-metrics` adds UniSVG's and Image2Struct's, `--encoders clip=NAME lpips=alex
-...` those that need weights. For the refine task the report tells what the answers gained over the defective code.
+Where a sample has a reference answer, domain.py adds the metrics of its domain as their benchmarks define them (`domain`
+in scores.jsonl, {metric: value, null where it cannot be computed}): ChartMimic, Design2Code, UniSVG, Image2Struct,
+chemistry. The reference is rendered once per item for that. `--slow-metrics` adds UniSVG's and Image2Struct's,
+`--encoders clip=NAME lpips=alex ...` those that need weights. For the refine task the report tells what the answers
+gained over the defective code.
 """
 import argparse
 import functools
-import hashlib
 import json
-import math
 import os
-import random
-import re
 import signal
-import sys
 import time
-from collections import Counter, defaultdict
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from collections import Counter
 from pathlib import Path
-from threading import Lock
 
-import numpy as np
-from PIL import Image
+import cli
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
+
 from tqdm import tqdm
 
 import benchmarks
 import data
 import domain
-from metrics import OUTSIDE_PARTS, SIDE, edit_similarity, look, outside_metrics, working_side
-from render import Render, Renderer, available
-from report import (MODES, REWARD_PARTS, SEARCHED, SHOWN, difference_table, domain_tables, load_runs, print_table, published_table, read_lines, score_table, write_lines,
-                    write_report, write_sheet, write_text)
-from reward import extract_code, score, start_scorer
-
-GALLERY = 2000  # items whose pictures are kept and shown
+from render import available
+from report import curves, write_report, write_sheet
+from scoring import Answer, code_of, judge, score_predictions
+from stats import (MODES, SEARCHED, SHOWN, append_lines, difference_table, differences, domain_tables, load_runs,
+                   print_table, published_table, salvage_lines, score_table, write_json, write_lines)
 
 
 # ------------------------------------------------------------------------------------------------------------ predictions
 
 def read_predictions(files, known):
-    """Predictions of the ids in `known`: ({(id, mode, k): object}, Counter of the lines set aside by reason)."""
+    """Predictions of the ids in `known` (None: any): ({(id, mode, k): object}, Counter of the lines set aside by reason)."""
     found, aside = {}, Counter()
-    for line in (line for file in files for line in Path(file).read_bytes().splitlines() if line.strip()):
+    for row in salvage_lines(files):
         try:
-            row = json.loads(line)
             id_, mode, k, response = row["id"], row["mode"], row.get("k", 0), row["response"]
-            if not (mode in MODES or SEARCHED.fullmatch(mode)) or type(k) is not int or k < 0 or not isinstance(response, str):
-                raise ValueError
-        except (ValueError, TypeError, KeyError, RecursionError):
+            right = (mode in MODES or SEARCHED.fullmatch(mode)) and type(k) is int and k >= 0 and isinstance(response, str)
+        except (TypeError, KeyError, AttributeError):
+            right = False
+        if not right:
             aside["broken lines"] += 1
-            continue
-        if not isinstance(id_, str) or id_ not in known:
+        elif not isinstance(id_, str) or known is not None and id_ not in known:
             aside["unknown ids"] += 1
         elif (id_, mode, k) in found:
             aside["duplicates"] += 1
@@ -85,6 +78,13 @@ def read_predictions(files, known):
             found[id_, mode, k] = row
     return found, aside
 
+
+def listed(counts):
+    """A Counter as text: "2 broken lines, 1 unknown ids"."""
+    return ", ".join(f"{n} {what}" for what, n in counts.items())
+
+
+# ------------------------------------------------------------------------------------------------------------- generating
 
 def load_model(path):
     """The whole policy on this process's device: evaluation shares nothing between processes."""
@@ -98,240 +98,126 @@ def load_model(path):
     return policy
 
 
+def ask(policy, samples, group, max_new_tokens, temperature, seeds, slots, top_p, on_answer):
+    """Ask a Policy for `group` answers to each Sample; {number of a sample that cannot be asked: why}.
+
+    seeds: a list of `group` ints per sample; the other arguments are those of `generate`. on_answer(i, k, {"response",
+    "finish", "tokens"}) is called as soon as answer k to sample i ends, while others are still decoded. A sample whose image
+    cannot be read, or whose prompt and answer exceed the context, gets empty answers, finish "unusable". Raises SystemExit
+    with one line where not even one answer fits the memory.
+    """
+    from generate import generate
+    examples, unusable = {}, {}
+    for i, s in enumerate(samples):
+        try:
+            example = policy.encode(s.prompt, data.open_image(s))
+            if example.prompt_length + max_new_tokens > policy.context:
+                raise ValueError(f"{example.prompt_length} tokens and --max-new-tokens exceed the context of {policy.context}")
+            examples[i] = example
+        except ValueError as e:
+            unusable[i] = e
+            for k in range(group):
+                on_answer(i, k, {"response": "", "finish": "unusable", "tokens": 0})
+    asked, ended = list(examples), []
+
+    def finish(r):
+        ended.append(r.example)
+        on_answer(asked[r.example], r.sample, {"response": r.text, "finish": r.finish, "tokens": len(r.token_ids)})
+
+    try:
+        generate(policy, list(examples.values()), group, max_new_tokens, temperature, [seeds[i] for i in asked], slots, finish,
+                 top_p=top_p)
+    except ValueError as e:
+        if ended:
+            raise  # whatever it is, it comes from on_answer
+        raise SystemExit(f"error: {e}.") from None
+    return unusable
+
+
 def predict(load, samples, out, n_samples, max_new_tokens, seed, slots=128, rank=0, world=1, top_p=1.0):
     """Write the predictions that OUT lacks: greedy and `n_samples` at temperature 1 per Sample, by the Policy `load()`.
 
-    Each answer is appended as it finishes, so an interruption costs only those under way. Seeds come from (seed, id,
-    k): resumed, sharded and uninterrupted runs give the same answers. Rank 0 waits for the others and merges.
+    Each answer is appended as it ends, so an interruption costs only those under way. Seeds come from (seed, id, k):
+    resumed, sharded and uninterrupted runs give the same answers. Rank 0 waits for the others and merges; what OUT holds
+    beyond that (of other samples, more answers) stays.
     """
-    merged = out / "predictions.jsonl"
-    files = lambda: [f for f in (merged, *out.glob("predictions.rank*.jsonl")) if f.exists()]
+    merged, mine = out / "predictions.jsonl", samples[rank::world]
     groups = {"greedy": 1, "t1": n_samples}
-    wanted = [(s.id, mode, k) for s in samples for mode, group in groups.items() for k in range(group)]
-    ids, mine, unusable = {s.id for s in samples}, samples[rank::world], {}
-    done = set(read_predictions(files(), ids)[0])
+    written = lambda: read_predictions(filter(Path.exists, [merged, *out.glob("predictions.rank*.jsonl")]), None)[0]
+    done, unusable = written().keys(), {}
     lacking = {mode: [s for s in mine if any((s.id, mode, k) not in done for k in range(group))] for mode, group in groups.items()}
     bar = tqdm(total=sum(len(lacking[mode]) * group for mode, group in groups.items()), unit="answer", mininterval=1,
                desc="generate" if world == 1 else f"generate (rank {rank})", position=rank)
-    with open(merged if world == 1 else out / f"predictions.rank{rank}.jsonl", "ab") as f:
-        if f.tell():
-            f.write(b"\n")  # ends a line that a kill may have cut off; blank lines are skipped
+    size = max(16, min(512, (32 << 20) // max(s.width * s.height for s in samples)))  # 32 Mpixel in memory
+    batches = [(mode, some[start:start + size]) for mode, some in lacking.items() for start in range(0, len(some), size)]
+    with append_lines(merged if world == 1 else out / f"predictions.rank{rank}.jsonl") as write:
+        for mode, batch in batches:
+            from generate import rollout_seed  # and with it torch: only where something is lacking
 
-        def write(sample, mode, k, response, finish, tokens):
-            if (sample.id, mode, k) not in done:
-                f.write(json.dumps({"id": sample.id, "mode": mode, "k": k, "response": response, "finish": finish,
-                                    "tokens": tokens}).encode() + b"\n")
-                f.flush()
-            bar.update()
+            def on_answer(i, k, answer):
+                if (batch[i].id, mode, k) not in done:
+                    write({"id": batch[i].id, "mode": mode, "k": k, **answer})
+                bar.update()
 
-        if any(lacking.values()):
-            from generate import generate, rollout_seed
-            policy = load()
-        size = max(16, min(512, (32 << 20) // max(s.width * s.height for s in samples)))  # 32 Mpixel in memory
-        for mode, group in groups.items():
-            for start in range(0, len(lacking[mode]), size):
-                batch = []
-                for s in lacking[mode][start:start + size]:
-                    try:
-                        example = policy.encode(s.prompt, data.open_image(s))
-                        if example.prompt_length + max_new_tokens > policy.context:
-                            raise ValueError(f"{example.prompt_length} tokens and --max-new-tokens exceed the context of {policy.context}")
-                        batch.append((s, example))
-                    except ValueError as e:
-                        unusable[s.id] = e
-                        for k in range(group):
-                            write(s, mode, k, "", "unusable", 0)
-                seeds = [[rollout_seed(seed, s.id, k) for k in range(group)] for s, _ in batch]
-                if batch:
-                    generate(policy, [e for _, e in batch], group, max_new_tokens, float(mode == "t1"), seeds, slots,
-                             lambda r: write(batch[r.example][0], mode, r.sample, r.text, r.finish, len(r.token_ids)), top_p=top_p)
+            seeds = [[rollout_seed(seed, s.id, k) for k in range(groups[mode])] for s in batch]
+            why = ask(load(), batch, groups[mode], max_new_tokens, float(mode == "t1"), seeds, slots, top_p, on_answer)
+            unusable |= {batch[i].id: e for i, e in why.items()}
     bar.close()
     if unusable:
         print(f"{len(unusable)} of {len(mine)} samples cannot be asked and count as empty answers, first: "
               + ": ".join(map(str, next(iter(unusable.items())))))
     if rank == 0:
-        while not set(wanted) <= set(found := read_predictions(files(), ids)[0]):
+        wanted = dict.fromkeys((s.id, mode, k) for s in samples for mode, group in groups.items() for k in range(group))
+        while not wanted.keys() <= (found := written()).keys():
             time.sleep(1)  # the other ranks still write; torchrun ends us if one of them dies
-        write_lines(merged, [found[key] for key in wanted])
+        write_lines(merged, (wanted | found).values())  # in the order of `wanted`, then what is there beyond
         for file in out.glob("predictions.rank*.jsonl"):
             file.unlink()
-
-
-# ---------------------------------------------------------------------------------------------------------------- scoring
-
-def judge(target_png, language, reference, answers, right=None, slow=False):
-    """Score the answers to one item: list of (response, Render or None where there is no code, path for its PNG or None, (code,
-    Render) that the metrics of the domain look at).
-
-    right: Render of the code `reference`, where there is one; slow: add EMS to LaTeX. Returns a list of dicts with METRICS (all
-    NaN where our renderer failed), status, message and `domain`, the metrics of the domain (none without `right`).
-    """
-    target = np.asarray(data.open_image(data.Sample("", "", target_png)))  # [H, W, 3]
-    side = working_side(target)
-    seen, rows = look(target, side), []
-    for response, render, path, view in answers:
-        parts = score(target, render, response, language)
-        status, message = (render.status, render.message) if render else ("no code", "no single fenced block in the language asked for")
-        outside = dict.fromkeys(OUTSIDE_PARTS, math.nan if status == "infra" else 0.0)
-        if status == "ok":
-            outside.update(outside_metrics(seen, look(render.image, side)))
-            outside["code"] = edit_similarity(extract_code(response, language)[0], reference or "")
-            if path:
-                Image.fromarray(render.image).save(path)
-        if not reference:
-            outside["code"] = math.nan
-        special = domain.domain_scores(language, (reference, right), view, slow) if right and status != "infra" else {}
-        rows.append({**{k: float(parts[k]) for k in REWARD_PARTS}, **outside, "status": status, "message": message[:300], "domain": special})
-    return rows
 
 
 def greedy_scores(policy, samples, renderer, max_new_tokens):
     """Greedy answers of a policy in training to held-out Samples, rendered and judged: {metric of SHOWN: mean}.
 
-    Collective: each rank answers its share. What our own renderer fails at does not count. Leaves the policy in train mode.
+    Collective: each rank answers its share; a program is rendered while others are decoded. What our own renderer fails at does
+    not count. Leaves the policy in train mode. Raises SystemExit as `ask`.
     """
     import torch
 
-    from generate import generate
     from policy import all_sum, world
     rank, n = world()
-    mine, dtype = samples[rank::n], policy.dtype
+    mine, dtype, answers = samples[rank::n], policy.dtype, {}
+
+    def on_answer(i, k, answer):
+        s, text = mine[i], answer["response"]
+        code = code_of(text, s.language)
+        answers[i] = text, code and renderer.submit(s.language, code, (s.width, s.height))
+
     if policy.device.type == "cpu":
         policy.dtype = torch.float32
-    answers = generate(policy, [policy.encode(s.prompt, data.open_image(s)) for s in mine], 1, max_new_tokens, 0.0)
+    ask(policy, mine, 1, max_new_tokens, 0.0, [[0]] * len(mine), 64, 1.0, on_answer)
     policy.dtype = dtype
     policy.train()
-    codes = [extract_code(group[0].text, s.language)[0] for s, group in zip(mine, answers)]
-    renders = [code and renderer.submit(s.language, code, (s.width, s.height)) for s, code in zip(mine, codes)]
-    rows = [judge(s.image, s.language, "", [(group[0].text, future and future.result(), None, None)])[0] for s, group, future in zip(mine, answers, renders)]
+    rows = []
+    for i, s in enumerate(mine):
+        text, job = answers[i]
+        rows += judge(s.image, s.language, "", [Answer(text, job and job.result())])
     rows = [row for row in rows if row["status"] != "infra"]
     count = all_sum(len(rows), policy.device)
     return {k: all_sum(sum(row[k] for row in rows), policy.device) / max(1, count) for k in SHOWN}
 
 
-def baseline_answers(samples):
-    """[{baseline: (response, Render or None = to be rendered, code and size that draw it or None)}] per Sample; `other` is drawn by the sample's id."""
-    alike, answers = defaultdict(list), []
-    for s in samples:
-        alike[s.language, s.domain].append(s)
-    for s in samples:
-        mine = {"blank": (data.fenced(s.language, "blank"), Render(np.full((s.height, s.width, 3), 255, np.uint8), "ok"), None)}
-        if others := [o for o in alike[s.language, s.domain] if o.image != s.image]:
-            other = random.Random(s.id).choice(others)
-            source = extract_code(other.answer, s.language)[0], (other.width, other.height)
-            mine["other"] = (other.answer or data.fenced(s.language, "other"), Render(np.asarray(data.open_image(other)), "ok"), source)
-        if s.task == "refine" and (code := extract_code(s.prompt, s.language)[0]) is not None:
-            mine["copy"] = (data.fenced(s.language, code), None, None)
-        answers.append(mine)
-    return answers
-
-
-def known_baselines(samples, out, slow=False, encoders=()):
-    """(fingerprint of all that the baselines depend on, their rows from OUT or a run beside it, None if there are none)."""
-    files = ("charts.py", "chromium.py", "domain.py", "drawing.py", "eval.py", "latex.py", "metrics.py", "render.py", "reward.py", "server.py", "traced.py")
-    digest = hashlib.sha256(b"".join((Path(__file__).parent / f).read_bytes() for f in files) + repr((slow, *encoders)).encode())
-    for s in samples:
-        digest.update(repr((s.id, s.language, s.task, s.prompt, s.answer, s.image)).encode(errors="replace"))
-    for file in (out / "baselines.jsonl", *sorted(out.parent.glob("*/baselines.jsonl"))):
-        if file.exists() and (rows := read_lines(file)) and rows[0].get("fingerprint") == digest.hexdigest():
-            return digest.hexdigest(), rows[1:]
-    return digest.hexdigest(), None
-
-
-def drawn(render):
-    return render is not None and render.status == "ok"
-
-
-def score_predictions(samples, found, out, workers=None, timeout=10.0, unsafe=False, slow=False, encoders=()):
-    """Render and score predictions {(id, mode, k): object}; write items, scores, baselines and renders to OUT.
-
-    Equal answers to an item are scored once, equal programs rendered once. slow: with UniSVG's SSIM and Image2Struct's EMS;
-    encoders: see domain.py. Returns (rows, how renders were confined).
-    """
-    (out / "renders").mkdir(parents=True, exist_ok=True)
-    for old in (out / "renders").glob("*.png"):
-        old.unlink()
-    by_item = defaultdict(list)
-    for (id_, mode, k), row in sorted(found.items()):
-        by_item[id_].append((mode, k, row))
-    mark, compared = known_baselines(samples, out, slow, encoders)
-    baselines = baseline_answers(samples) if compared is None else [{}] * len(samples)
-    rows, compared = [], compared or []
-
-    wait = lambda job: job.result() if isinstance(job, Future) else job
-    encoders, turn = domain.load_encoders(encoders), Lock()  # one copy of the weights, in this process
-
-    def one(i):
-        """Carry item i through renderer and scorer: the rows of its predictions, the rows of its baselines."""
-        s, asked = samples[i], by_item[samples[i].id]
-        size, code_of = (s.width, s.height), lambda response: extract_code(response, s.language)[0]
-        reference, defective = code_of(s.answer), code_of(s.prompt) if s.task == "refine" else None
-        inspect = bool(reference) and domain.domain_of(s.language, reference) in ("chart", "web")
-        submit = lambda code, size=size: None if code is None else renderer.submit(s.language, code, size, inspect)
-
-        def look_at(code, job):
-            """(code, Render or its Future) for the metrics of the domain, which want an SVG larger."""
-            if (render := wait(job)) and s.language == "svg" and drawn(render) and code:
-                height, width = render.image.shape[:2]
-                job = submit(code, (max(1, round(width * SIDE / max(width, height))), max(1, round(height * SIDE / max(width, height)))))
-            return code, job
-
-        answers = list(dict.fromkeys(row["response"] for _, _, row in asked))
-        shown = {row["response"] for _, k, row in asked if k == 0} if i < GALLERY else ()
-        paths = [f"renders/{i:05d}-{n}.png" if answer in shown else None for n, answer in enumerate(answers)]
-        right = submit(reference) if s.language != "svg" or slow or encoders else None
-        jobs = [(a, submit(code_of(a)), p and out / p) for a, p in zip(answers, paths)]
-        jobs += [(a, render or submit(code_of(a)), None) for a, render, _ in baselines[i].values()]
-        views = [None] * len(jobs)
-        if right:
-            views = [(reference, right), *((code_of(a), job) for a, job, _ in jobs)]
-            for n, (_, render, source) in enumerate(baselines[i].values(), 1 + len(answers)):
-                if render:  # an image without a program: nothing is drawn, or the other sample's program draws it
-                    views[n] = (source[0], submit(*source) or Render(None, "infra")) if source else ("", render)
-            (_, right), *views = [(code, wait(job)) for code, job in [look_at(*view) for view in views]]
-        jobs = [(a, wait(job), p, view) for (a, job, p), view in zip(jobs, views)]
-        parts = pool.submit(judge, s.image, s.language, reference, jobs, right, slow).result()
-        for row, (a, _, _, view) in zip(parts, jobs):
-            if encoders and row["domain"]:
-                with turn:
-                    row["domain"] = domain.encoder_scores(encoders, row["domain"], right, view[1])
-            row["copied"] = None if defective is None else code_of(a) == defective
-        of = {a: {**p, "render": path if p["status"] == "ok" else None} for a, p, path in zip(answers, parts, paths)}
-        return ([{"id": s.id, "mode": mode, "k": k, **of[row["response"]], "finish": row.get("finish"),
-                  "tokens": row.get("tokens"), "response": row["response"]} for mode, k, row in asked],
-                [{"id": s.id, "mode": name, "k": 0, **p} for name, p in zip(baselines[i], parts[len(answers):])])
-
-    cache = (256 << 20) // max(3 * s.width * s.height for s in samples) + 1  # renders kept for equal programs: 256 MiB
-    with Renderer(workers, timeout, unsafe, cache) as renderer, \
-            ProcessPoolExecutor(renderer.workers, get_context("spawn"), start_scorer) as pool, \
-            ThreadPoolExecutor(4 * renderer.workers) as threads:  # the threads bound how many renders wait in memory
-        try:
-            for mine, base in tqdm(threads.map(one, range(len(samples))), "score", len(samples), unit="item", mininterval=1):
-                rows += mine
-                compared += base
-        except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)
-            raise
-    if any(row["status"] == "infra" for row in compared):
-        mark = None  # a renderer that failed today must not stay in the cache
-    for i, s in enumerate(samples[:GALLERY]):
-        (out / "renders" / f"{i:05d}-target.png").write_bytes(data.png(np.asarray(data.open_image(s))))
-    write_lines(out / "items.jsonl", [
-        {"id": s.id, "language": s.language, "task": s.task, "source": s.source, "prompt": s.prompt, "answer": s.answer,
-         "domain": domain.domain_of(s.language, extract_code(s.answer, s.language)[0] or ""),
-         "target": f"renders/{i:05d}-target.png" if i < GALLERY else None} for i, s in enumerate(samples)])
-    write_lines(out / "baselines.jsonl", [{"fingerprint": mark}, *compared])
-    write_lines(out / "scores.jsonl", rows)
-    return rows, renderer.confinement
-
-
-# ------------------------------------------------------------------------------------------------------------------- main
+# ---------------------------------------------------------------------------------------------------------------- scoring
 
 def held_out(path, limit, benchmark=None):
-    """Usable Samples of `path`, at most `limit` drawn over all of them; says how many are set aside, and why."""
+    """Usable Samples of `path`, at most `limit` drawn over all of them (0: all); says how many are set aside, and why.
+
+    Raises SystemExit with one line where there is none.
+    """
     samples, aside, seen = [], Counter(), set()
     for s in benchmarks.load(benchmark, path) if benchmark else data.read_samples(path):
-        why = "no id" if not s.id else "duplicate id" if s.id in seen else "unknown language" if s.language not in data.LANGUAGES else ""
+        why = "no id" if not s.id else "duplicate id" if s.id in seen else ""
+        if s.language not in data.LANGUAGES:
+            why = why or "unknown language"
         try:
             s.width, s.height = data.open_image(s).size
         except ValueError:
@@ -342,7 +228,7 @@ def held_out(path, limit, benchmark=None):
         else:
             samples.append(s)
     if aside and os.environ.get("RANK", "0") == "0":
-        print(f"{path}: {sum(aside.values())} samples set aside ({', '.join(f'{n} {why}' for why, n in aside.items())})")
+        print(f"{path}: {sum(aside.values())} samples set aside ({listed(aside)})")
     if not samples:
         raise SystemExit(f"error: {path} has no usable sample. Where ids or languages are missing, `python data.py import` adds them.")
     if 0 < limit < len(samples):
@@ -356,46 +242,47 @@ def unavailable(samples, unsafe):
 
 
 def score_file(args, samples, file):
-    """Score one file of predictions into OUT, then report."""
+    """Score one file of predictions into OUT; the run. Raises SystemExit with one line where there is nothing to score, or no way to."""
     out, started = Path(args.out), time.perf_counter()
     found, aside = read_predictions([file], {s.id for s in samples})
     if not found:
-        raise SystemExit(f"error: {file} holds no prediction for {args.data} ({', '.join(f'{n} {w}' for w, n in aside.items()) or 'it is empty'})"
+        raise SystemExit(f"error: {file} holds no prediction for {args.data} ({listed(aside) or 'it is empty'})"
                          '. A line is {"id": ..., "mode": "greedy" or "t1", "k": 0, "response": ...}.')
     absent = unavailable(samples, args.unsafe_render)
     for language, why in absent.items():
         print(f"{language} cannot be rendered here ({why}): its {sum(s.language == language for s in samples)} items are left out")
     samples = [s for s in samples if s.language not in absent]
-    found = {key: row for key, row in found.items() if key[0] in {s.id for s in samples}}
+    ids = {s.id for s in samples}
+    found = {key: row for key, row in found.items() if key[0] in ids}
     if not found:
         raise SystemExit(f"error: no language of {args.data} can be rendered here.")
     try:
-        rows, confinement = score_predictions(samples, found, out, args.workers, args.render_timeout, args.unsafe_render, args.slow_metrics, args.encoders)
-    except RuntimeError as e:  # no confinement, or a scoring process was killed for memory
+        rows, confinement = score_predictions(samples, found, out, args.workers, args.render_timeout, args.unsafe_render,
+                                              args.slow_metrics, args.encoders)
+    except RuntimeError as e:
         raise SystemExit(f"error: {e}") from None
     status = Counter(row["status"] for row in rows)
     aside["items without prediction, in no mean"] = len(samples) - len({key[0] for key in found})
-    counts = (f"{len(found)} predictions for {len(samples)} items: {', '.join(f'{n} {s}' for s, n in status.most_common())}"
+    counts = (f"{len(found)} predictions for {len(samples)} items: {listed(dict(status.most_common()))}"
               + "".join(f"; {n} {what}" for what, n in aside.items() if n))
-    if status["infra"] == len(rows):
-        raise SystemExit(f"error: the renderer failed on every prediction ({rows[0]['message']}). `python render.py --doctor` says what is missing.")
-    scores = {"label": args.label or out.name, "model": args.model, "data": args.data, "benchmark": args.benchmark, "counts": counts, "status": status, "aside": aside,
-              "confinement": confinement, "seconds": round(time.perf_counter() - started, 1)}
-    write_text(out / "scores.json", json.dumps(scores))
-    runs = load_runs([out])
-    scores["groups"] = {"=".join(group): columns for group, columns in runs[0]["table"].items()}
-    write_text(out / "scores.json", re.sub(r"\bNaN\b", "null", json.dumps(scores, indent=1)))
-    print(f"{counts}; scored in {scores['seconds']:.0f} s" + (f"; the {status['infra']} infra failures are in no mean" if status["infra"] else ""))
-    report(runs, args)
+    scores = {"label": args.label or out.name, "model": args.model, "data": args.data, "benchmark": args.benchmark, "counts": counts,
+              "status": status, "aside": aside, "confinement": confinement, "seconds": round(time.perf_counter() - started, 1)}
+    write_json(out / "scores.json", scores)  # the means are computed of what the files hold
+    (run,) = load_runs([out])
+    scores["groups"] = {"=".join(group): columns for group, columns in run["table"].items()}
+    write_json(out / "scores.json", scores)
+    print(f"{counts}; scored in {scores['seconds']:.0f} s"
+          + (f"; the {status['infra']} infra failures are in no mean" if status["infra"] else ""))
+    return run
 
 
-def report(runs, args):
+# ------------------------------------------------------------------------------------------------------------------- main
+
+def conclude(runs, out, note, training):
     """Write OUT/report.html (for several runs also comparison.json and results.png), print the closing tables."""
-    out = Path(args.out)
-    write_report(runs, out / "report.html", Path(args.note).read_text(errors="replace") if args.note else "", args.curves)
-    print()
-    print_table(*score_table(runs, "language", SHOWN[:3]))
-    for table in domain_tables(runs, short=True):
+    write_report(runs, out / "report.html", note, training)
+    tables = [score_table(runs, "language", SHOWN[:3]), *domain_tables(runs, brief=True)]
+    for table in tables:
         print()
         print_table(*table)
     if published := published_table(runs):
@@ -404,15 +291,65 @@ def report(runs, args):
         print("\n".join(benchmarks.notes(runs[-1]["benchmark"])))
     if len(runs) > 1:
         write_sheet(runs, out / "results.png")
-        head, rows = difference_table(runs)
-        write_text(out / "comparison.json", json.dumps({"head": head, "rows": rows}, indent=1))
+        head, rows = difference_table(runs, differences(runs))
+        write_json(out / "comparison.json", {"head": head, "rows": rows})
         print()
         print_table(head, rows)
         print("paired over the same items: mean ± standard error, * beyond two of them, [95 % bootstrap interval]")
     print(f"\nwrote {out / 'report.html'}" + (f" and {out / 'results.png'}" if len(runs) > 1 else ""))
 
 
-def main():
+MAKE = ("model", "data", "top_p", "max_new_tokens", "seed")  # the arguments that predictions of one file share
+
+
+def begin(args, out):
+    """Note in OUT how its predictions are made.
+
+    Raises SystemExit with one line where it holds some, unless --resume goes on with them and they are made alike.
+    """
+    record, files = out / "run.json", [out / "predictions.jsonl", *sorted(out.glob("predictions.rank*.jsonl"))]
+    earlier = [f for f in files if f.exists() and f.stat().st_size]
+    if earlier and not args.resume:
+        raise SystemExit(f"error: {earlier[0]} exists: --resume goes on with it; or give another --out.")
+    if earlier and record.exists():
+        try:
+            before = json.loads(record.read_text())
+            changed = [f"{k} was {before[k]}" for k in MAKE if before[k] != vars(args)[k]]
+        except (ValueError, TypeError, KeyError):
+            raise SystemExit(f"error: {record} is damaged, so how {earlier[0]} was made is unknown: give another --out.") from None
+        if changed:
+            raise SystemExit(f"error: {earlier[0]} was made otherwise ({', '.join(changed)}): give another --out.")
+    write_json(record, vars(args))
+
+
+def generate_and_search(args, samples, out, rank, world):
+    """Write OUT/predictions.jsonl: what the model answers, and what search.py chooses where that is asked for."""
+    load = functools.cache(lambda: load_model(args.model))
+    n_samples = max(args.samples, args.best_of - 1)
+    predict(load, samples, out, n_samples, args.max_new_tokens, args.seed, args.slots, rank, world, args.top_p)
+    if args.best_of > 1 or args.refine:
+        from search import judging, search
+        absent, workers = unavailable(samples, args.unsafe_render), args.workers or max(1, len(os.sched_getaffinity(0)) // world)
+        if samples := [s for s in samples if s.language not in absent]:
+            search(load, lambda: judging(workers, args.render_timeout, args.unsafe_render), samples, out, args.best_of, args.refine,
+                   args.proposals, args.max_new_tokens, args.seed, args.slots, rank, world, args.top_p)
+
+
+# {flag: the uses in which it has a meaning}; given in another it is an error.
+MODEL, FILE, COMPARE, IMAGE = "--model", "--predictions", "--compare", "--image"
+USES = {**dict.fromkeys(("best_of", "refine", "proposals", "top_p", "max_new_tokens", "slots", "seed"), (MODEL, IMAGE)),
+        **dict.fromkeys(("workers", "render_timeout", "unsafe_render"), (MODEL, FILE, IMAGE)),
+        **dict.fromkeys(("data", "benchmark", "label", "limit", "slow_metrics", "encoders"), (MODEL, FILE)),
+        **dict.fromkeys(("note", "curves"), (MODEL, FILE, COMPARE)), **dict.fromkeys(("samples", "resume"), (MODEL,)), "language": (IMAGE,)}
+
+
+def use_of(args):
+    """What a command is for: one of the four above."""
+    return IMAGE if args.image else MODEL if args.model else FILE if args.predictions else COMPARE
+
+
+def arguments():
+    """The arguments of the command line. Ends with one line where they make no sense together."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", help="model directory or hub id that answers")
@@ -420,20 +357,20 @@ def main():
     what.add_argument("--compare", nargs="+", metavar="OUT", help="scored OUT directories, in the order of the columns")
     parser.add_argument("--data", help="held-out samples: directory of parquet files, or one file")
     parser.add_argument("--benchmark", choices=benchmarks.BENCHMARKS, help="--data is this public benchmark's folder or hub id (default: where it is published)")
-    parser.add_argument("--out", help="directory to write (with --image default: out/image)")
+    parser.add_argument("--out", type=cli.name, help="directory to write (with --image default: out/image)")
     parser.add_argument("--label", help="the run's name in tables (default: the name of OUT)")
-    parser.add_argument("--limit", type=int, default=0, help="items at most, drawn over all of them (0: all)")
-    parser.add_argument("--samples", type=int, default=4, help="answers per item at temperature 1 (0: greedy only)")
-    parser.add_argument("--best-of", type=int, default=1, help="programs sampled per image, the greedy one among them, of which the best is kept (search.py)")
-    parser.add_argument("--refine", type=int, default=0, help="rounds in which the model corrects the best program")
-    parser.add_argument("--proposals", type=int, default=4, help="corrections sampled in each of them")
-    parser.add_argument("--top-p", type=float, default=1.0, help="draw them from the likeliest tokens that together reach this probability")
-    parser.add_argument("--max-new-tokens", type=int, default=256, help="tokens per answer at most")
-    parser.add_argument("--slots", type=int, default=128, help="answers decoded together on one process")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sampled answers")
+    parser.add_argument("--limit", type=cli.whole(0), default=0, help="items at most, drawn over all of them (0: all)")
+    parser.add_argument("--samples", type=cli.whole(0), default=4, help="answers per item at temperature 1 (0: greedy only)")
+    parser.add_argument("--best-of", type=cli.whole(1), default=1, help="programs sampled per image, the greedy one among them, of which the best is kept (search.py)")
+    parser.add_argument("--refine", type=cli.whole(0), default=0, help="rounds in which the model corrects the best program")
+    parser.add_argument("--proposals", type=cli.whole(1), default=4, help="corrections sampled in each of them")
+    parser.add_argument("--top-p", type=cli.real(0, 1, above=True), default=1.0, help="draw them from the likeliest tokens that together reach this probability")
+    parser.add_argument("--max-new-tokens", type=cli.whole(1), default=256, help="tokens per answer at most")
+    parser.add_argument("--slots", type=cli.whole(1), default=128, help="answers decoded together on one process")
+    parser.add_argument("--seed", type=cli.whole(0), default=0, help="seed of the sampled answers")
     parser.add_argument("--resume", action="store_true", help="go on with the predictions that OUT already holds")
-    parser.add_argument("--workers", type=int, default=None, help="renderer and scorer processes (default: one per core)")
-    parser.add_argument("--render-timeout", type=float, default=10.0, help="seconds per program")
+    parser.add_argument("--workers", type=cli.whole(1), default=None, help="renderer and scorer processes (default: one per core)")
+    parser.add_argument("--render-timeout", type=cli.real(above=True), default=10.0, help="seconds per program")
     parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
     parser.add_argument("--slow-metrics", action="store_true", help="add UniSVG's SSIM to SVG (triples its scoring) and Image2Struct's EMS to LaTeX "
                         "(seconds per answer)")
@@ -444,19 +381,28 @@ def main():
     parser.add_argument("--image", help="with --model: answer this one image")
     parser.add_argument("--language", choices=data.LANGUAGES, help="with --image: the language to write (default: the one that comes closest)")
     args = parser.parse_args()
-    args.data = args.data or (benchmarks.BENCHMARKS[args.benchmark].hub if args.benchmark else None)
+
+    use = use_of(args)
     if args.image and not args.model:
-        parser.error("--image needs --model")
-    if not args.image and not (args.out and (args.compare or args.data)):
-        parser.error("--compare needs --out; --model and --predictions need --data and --out")
-    if min(args.samples, args.limit, args.refine) < 0 or min(args.max_new_tokens, args.slots, args.best_of, args.proposals) < 1 or not 0 < args.top_p <= 1:
-        parser.error("--samples, --limit and --refine cannot be negative; --max-new-tokens, --slots, --best-of and --proposals are at least 1; "
-                     "--top-p lies above 0 and is at most 1")
+        raise SystemExit("error: --image needs --model.")
+    if idle := [k for k, uses in USES.items() if use not in uses and vars(args)[k] != parser.get_default(k)]:
+        raise SystemExit(f"error: with {use} there is no meaning to --{', --'.join(idle).replace('_', '-')}.")
+    args.data = args.data or (benchmarks.BENCHMARKS[args.benchmark].hub if args.benchmark else None)
+    if use != IMAGE and not (args.out and (args.data or use == COMPARE)):
+        raise SystemExit("error: --compare needs --out; --model and --predictions need --data and --out.")
+    domain.check_encoders(args.encoders)
+    return args
+
+
+def main():
+    args = arguments()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
     def stop(number, frame):
         if rank == 0:
-            print("\ninterrupted" + (f": finished answers are in {args.out}; the same command with --resume goes on" if args.model and args.data else ""))
+            kept = {MODEL: f": finished answers are in {args.out}; the same command with --resume goes on",
+                    FILE: ": the same command scores anew"}
+            print("\ninterrupted" + kept.get(use_of(args), ""))
         raise SystemExit(128 + number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -464,34 +410,19 @@ def main():
     if args.image:
         from search import one_image
         return one_image(args)
-    out = Path(args.out)
+    out, note, training = Path(args.out), Path(args.note).read_text(errors="replace") if args.note else "", curves(args.curves)
     out.mkdir(parents=True, exist_ok=True)
     if args.compare:
-        return report(load_runs(args.compare), args)
-    samples = held_out(args.data, args.limit, args.benchmark)
-    if args.predictions:
-        return score_file(args, samples, Path(args.predictions))
+        return conclude(load_runs(args.compare), out, note, training)
+    samples, file = held_out(args.data, args.limit, args.benchmark), args.predictions
+    if args.model:
+        if rank == 0:
+            begin(args, out)
+        generate_and_search(args, samples, out, rank, world)
+        file = out / "predictions.jsonl"
     if rank == 0:
-        earlier = [f for f in (out / "predictions.jsonl", out / "predictions.rank0.jsonl") if f.exists() and f.stat().st_size]
-        if earlier and not args.resume:
-            raise SystemExit(f"error: {earlier[0]} exists: --resume goes on with it; or give another --out.")
-        before = json.loads((out / "run.json").read_text()) if earlier and (out / "run.json").exists() else vars(args)
-        if changed := [f"{k} was {before[k]}" for k in ("model", "data", "top_p", "max_new_tokens", "seed") if before[k] != vars(args)[k]]:
-            raise SystemExit(f"error: {earlier[0]} was made otherwise ({', '.join(changed)}): give another --out.")
-        write_text(out / "run.json", json.dumps(vars(args), indent=1))
-    load = functools.cache(lambda: load_model(args.model))
-    predict(load, samples, out, max(args.samples, args.best_of - 1), args.max_new_tokens, args.seed, args.slots, rank, world, args.top_p)
-    if args.best_of > 1 or args.refine:
-        from search import judges, search
-        absent, workers = unavailable(samples, args.unsafe_render), args.workers or max(1, len(os.sched_getaffinity(0)) // world)
-        search(load, lambda: judges(workers, args.render_timeout, args.unsafe_render), [s for s in samples if s.language not in absent], out,
-               args.best_of, args.refine, args.proposals, args.max_new_tokens, args.seed, args.slots, rank, world, args.top_p)
-    if rank == 0:
-        score_file(args, samples, out / "predictions.jsonl")
+        conclude([score_file(args, samples, file)], out, note, training)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except OSError as e:  # no permission, disk full, no such file
-        sys.exit(f"error: {e.strerror or e}: {e.filename or ''}")
+    main()

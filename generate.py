@@ -179,11 +179,11 @@ def free_memory(device):
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
-    available = 8 << 30
-    if os.path.exists("/proc/meminfo"):
-        known = dict(line.split(":") for line in open("/proc/meminfo"))
-        available = int(known["MemAvailable"].split()[0]) * 1024
-    return available // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if os.path.exists("/proc/meminfo"):  # Linux: what is free and what the file cache would give back
+        free = int(dict(line.split(":") for line in open("/proc/meminfo"))["MemAvailable"].split()[0]) * 1024
+    else:
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # of others only the size of the memory is known
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def slots_that_fit(prefill, capacity, wanted, budget):

@@ -1,6 +1,9 @@
 """Metrics between two images and two programs that share no code with reward.py: gains are not graded by their own teacher.
 
-Left out here: metrics of single domains.
+    side = working_side(target)                                                       # images: uint8 [H, W, 3]
+    outside_metrics(look(target, side), look(render, side))["outside"]                # 1 for equal images
+
+Left out here: metrics of single domains (domain.py, traced.py).
 """
 import math
 

@@ -9,21 +9,32 @@ Shapes: B rows, T tokens, N scored tokens, V vocabulary, D hidden size.
 """
 import contextlib
 import copy
+import importlib.util
+import itertools
 import json
 import os
 import shutil
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import cli
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import nn
 
-from attention import wire
+from attention import group_segments, wire
 
 # ---------------------------------------------------------------------------------------------------------- the policy
+
+ROW = 64  # on a CPU rows are rounded up to so many tokens: oneDNN compiles each product anew for each shape, .6 ms for each of 15 a step
+
 
 def products_in(device, dtype):
     """Context: matrix products in dtype, weights as they are."""
@@ -41,19 +52,14 @@ class Example:
     branches: tuple = ()  # tokens of each of several answers that share the prompt; empty: there is one answer
 
     def extend(self, token_ids):
-        """The example with `token_ids` (list of int) appended as answer; text positions go on from the largest one."""
-        n = len(token_ids)
-        tail = self.position_ids.max() + 1 + torch.arange(n)  # [n]
-        return Example(torch.cat([self.input_ids, torch.tensor(token_ids, dtype=torch.long)]), self.prompt_length,
-                       torch.cat([self.position_ids, tail.expand(3, n)], 1), self.pixel_values, self.image_grid_thw)
-
+        """The prompt with an answer (list of int) appended; text positions go on from the largest one."""
+        return replace(self.branch([token_ids]), branches=())
 
     def branch(self, answers):
-        """The example with several answers (lists of int), each of which sees the prompt and itself alone: a GRPO group in one row."""
-        lengths = [len(a) for a in answers]
-        tail = torch.cat([self.position_ids.max() + 1 + torch.arange(n) for n in lengths])  # [sum of lengths]
-        return Example(torch.cat([self.input_ids, torch.tensor([t for a in answers for t in a])]), self.prompt_length,
-                       torch.cat([self.position_ids, tail.expand(3, len(tail))], 1), self.pixel_values, self.image_grid_thw, tuple(lengths))
+        """The prompt with several answers (lists of int), each of which sees the prompt and itself alone: a GRPO group in one row."""
+        tail = torch.cat([self.position_ids.max() + 1 + torch.arange(len(a)) for a in answers])  # [answer tokens]
+        return replace(self, input_ids=torch.cat([self.input_ids, torch.tensor([t for a in answers for t in a], dtype=torch.long)]),
+                       position_ids=torch.cat([self.position_ids, tail.expand(3, -1)], 1), branches=tuple(map(len, answers)))
 
     def before(self):
         """Where the token stands that each answer token follows, [answer tokens]."""
@@ -62,10 +68,10 @@ class Example:
             index[torch.tensor((0, *self.branches[:-1])).cumsum(0)] = self.prompt_length - 1  # the first of each answer follows the prompt
         return index
 
-    def owner(self, T):
-        """Which answer each of T tokens belongs to, [T]: 0 is the prompt; what pads the row belongs to the last."""
+    def owner(self):
+        """Which answer each token belongs to, [T]: 0 is the prompt, which every answer sees."""
         lengths = torch.tensor((self.prompt_length, *self.branches))
-        return torch.cat([torch.arange(len(lengths)).repeat_interleave(lengths), torch.full((T - len(self.input_ids),), len(self.branches))])
+        return torch.arange(len(lengths)).repeat_interleave(lengths)
 
 
 class Policy(nn.Module):
@@ -80,6 +86,7 @@ class Policy(nn.Module):
         self.autocast = True  # `shard` turns it off where FSDP2 gathers weights of that type
         self.score = score_tokens  # `prepare` compiles it by flag
         self.recurrent = "linear_attention" in (getattr(model.config.text_config, "layer_types", None) or ())
+        self.padded = self.recurrent and not importlib.util.find_spec("fla")  # only flash-linear-attention stops a state where a row's sample ends
         # A sampled <|image_pad|> would break the placeholder count of the next forward: every special token but the
         # end of the answer is banned, in sampling and in training alike, so both use the same distribution.
         vocabulary = model.config.text_config.vocab_size
@@ -149,46 +156,41 @@ class Policy(nn.Module):
         """uint8 pixel values [patches, C * values] -> float32 of the same shape, just as the image processor would give them."""
         return ((pixels.view(len(pixels), len(self.mean), -1) / 255 - self.mean) / self.std).flatten(1)
 
-    def forward(self, examples, images=None, last_only=False, cache=None, chunk=2048, packed=False):
+    def forward(self, examples, images=None, last_only=False, cache=None, chunk=2048):
         """Answer logprobs, or next-token logits.
 
         examples: list of B Example. images: list of B indices into the distinct images (rows of one GRPO group share
         one), so the vision tower runs once per image; None = one image per row.
         Returns (logprobs [N], entropy [N]) of all answer tokens, row after row, in fp32; with `last_only` the logits
         [B, V] that follow each row, having filled `cache` (a transformers Cache).
-        Rows are padded on the right and need no mask: causal attention never looks at what comes after a token. `packed`
-        lays them one behind the other in one row instead, each attending to itself alone: the same values without padding.
-        Rows with several answers (`Example.branch`; all or none of them) compute their prompt once, with a mask [B, 1, T, T].
+        All rows lie one behind the other in one, each attending to itself alone: nothing is computed for padding. A cache needs rows of its
+        own, padded on the right: causal attention never looks at what comes after a token. Of a row with several answers (`Example.branch`;
+        all rows or none have them) the prompt is computed once.
         """
-        batch = [e.input_ids for e in examples]
-        slow_sdpa = self.device.type == "cpu" and torch.is_grad_enabled()  # see `attend`
-        attention, segments = "eager" if slow_sdpa else "sdpa", {}
-        if packed:
-            input_ids = torch.cat(batch)[None]  # [1, T]
-            text = torch.cat([torch.arange(len(ids)) for ids in batch])  # [T]; transformers wants it before the other three
-            positions = torch.cat([text[None], torch.cat([e.position_ids for e in examples], 1)])[:, None]  # [4, 1, T]
-            starts = [0, *torch.tensor([len(ids) for ids in batch]).cumsum(0).tolist()]
-            attention = "packed"
-            segments = {"cu_seq_lens_q": torch.tensor(starts, dtype=torch.int32, device=self.device), "max_length_q": max(len(ids) for ids in batch)}
+        batch, config = [e.input_ids for e in examples], self.model.model.language_model.config
+        lengths = [len(ids) for ids in batch]
+        if cache is not None or self.padded:
+            input_ids = nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=self.pad_id)  # [B, T]
+            positions = nn.utils.rnn.pad_sequence([e.position_ids.T for e in examples]).permute(2, 1, 0)  # [3, B, T]
+            starts = range(0, input_ids.numel(), input_ids.shape[1])
+            config._attn_implementation, segments = "sdpa", {}
         else:
-            T = max(len(ids) for ids in batch)
-            input_ids = torch.full((len(batch), T), self.pad_id)  # [B, T]
-            positions = torch.zeros(3, len(batch), T, dtype=torch.long)  # [3, B, T]
-            for b, e in enumerate(examples):
-                input_ids[b, :len(e.input_ids)] = e.input_ids
-                positions[:, b, :len(e.input_ids)] = e.position_ids
-            starts = range(0, len(batch) * T, T)
-            if examples[0].branches:
-                owner = torch.stack([e.owner(T) for e in examples])  # [B, T]
-                seen = ((owner[:, None] == 0) | (owner[:, None] == owner[:, :, None])).tril()  # [B, T, T]
-                segments["attention_mask"] = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None].to(self.device)
+            input_ids = torch.cat(batch)[None]  # [1, T]
+            text = torch.cat([torch.arange(n) for n in lengths])  # [T]; transformers wants it before the other three
+            positions = torch.cat([text[None], torch.cat([e.position_ids for e in examples], 1)])[:, None]  # [4, 1, T]
+            starts = [0, *itertools.accumulate(lengths)]
+            if self.device.type == "cpu":
+                input_ids, positions = (F.pad(x, (0, -x.shape[-1] % ROW)) for x in (input_ids, positions))
+            config._attn_implementation = "packed"
+            segments = {"cu_seq_lens_q": torch.tensor(starts, dtype=torch.int32, device=self.device), "max_length_q": max(lengths)}
+            if examples[0].branches or self.device.type == "cpu" or self.dtype == torch.float32:  # not for torch's variable-length kernel
+                segments["groups"] = group_segments(lengths, input_ids.shape[1], self.device, [e.owner() for e in examples] if examples[0].branches else None)
         images = list(range(len(batch))) if images is None else images
         first = {image: b for b, image in reversed(list(enumerate(images)))}  # the first row of each distinct image
         order = sorted(first)
         pixels = torch.cat([examples[first[i]].pixel_values for i in order]).to(self.device)  # [patches, C * values]
         grid = torch.cat([examples[first[i]].image_grid_thw for i in order]).to(self.device)  # [images, 3]
         slot = [order.index(i) for i in images]
-        self.model.model.language_model.config._attn_implementation = attention
         with self.products():
             vision = self.model.model.get_image_features(self.normalised(pixels), grid, return_dict=True)
             if slot != list(range(len(slot))):
@@ -198,19 +200,21 @@ class Policy(nn.Module):
             hidden = self.model.model(
                 input_ids=input_ids.to(self.device), position_ids=positions.to(self.device),
                 mm_encoder_outputs={"image": vision}, past_key_values=cache, use_cache=cache is not None, **segments,
-            ).last_hidden_state  # [B, T, D], packed [1, T, D]
+            ).last_hidden_state.flatten(0, 1)  # [T, D], with a cache [B T, D]
             if last_only:
-                ends = torch.tensor([len(ids) - 1 for ids in batch], device=self.device)
-                return self.model.lm_head(hidden[torch.arange(len(batch), device=self.device), ends])  # [B, V]
+                return self.model.lm_head(hidden[torch.tensor([start + n - 1 for start, n in zip(starts, lengths)], device=self.device)])  # [B, V]
         # A token is predicted from the hidden state of the one before it.
         keep = torch.cat([torch.arange(e.prompt_length, len(e.input_ids)) + start for start, e in zip(starts, examples)])  # [N]
         before = torch.cat([e.before() + start for start, e in zip(starts, examples)])  # [N]
-        targets = input_ids.flatten()[keep].to(self.device)  # [N]
-        return token_logprobs(hidden.flatten(0, 1)[before.to(self.device)], self.model.lm_head, targets, self.banned,
-                              self.dtype if self.autocast else torch.float32, chunk, self.score)
+        targets, N = input_ids.flatten()[keep].to(self.device), len(keep)  # [N]
+        if self.device.type == "cpu":
+            before, targets = (F.pad(x, (0, -N % ROW)) for x in (before, targets))
+        logprobs, entropy = token_logprobs(hidden[before.to(self.device)], self.model.lm_head, targets, self.banned,
+                                           self.dtype if self.autocast else torch.float32, chunk, self.score)
+        return logprobs[:N], entropy[:N]
 
     def decode(self, token_ids, positions, mask, cache):
-        """One decoding step: token_ids [B], positions [B] (text position of each), mask bool [B, 1, 1, T] -> logits [B, V]."""
+        """One step of decoding: token_ids [B], positions [B] (text position of each), mask bool [B, 1, 1, T] -> logits [B, V]."""
         config = self.model.model.language_model.config
         config._attn_implementation = "slots"
         with self.products():
@@ -228,7 +232,8 @@ class Policy(nn.Module):
 def score_tokens(logits, targets, banned):
     """Logprob and entropy of targets [n] under softmax(logits [n, V]) without the banned tokens, fp32; logits are overwritten."""
     logp = logits.masked_fill_(banned, float("-inf")).log_softmax(-1, dtype=torch.float32)  # [n, V]
-    return logp.gather(1, targets[:, None])[:, 0], torch.special.entr(logp.detach().exp()).sum(-1)
+    entropy = -(logp.detach().exp() * logp.detach().clamp(min=-1e4)).sum(-1)  # [n]; 0 times -inf is no number
+    return logp.gather(1, targets[:, None])[:, 0], entropy
 
 
 def token_logprobs(hidden, head, targets, banned, dtype=torch.float32, chunk=2048, score=score_tokens):
@@ -268,7 +273,7 @@ def replacing(path):
         shutil.rmtree(temporary, ignore_errors=True)
         if free < 1 << 20 or isinstance(e, OSError) or "No space left" in why:
             raise SystemExit(f"error: cannot write {path}: {why} ({free / 1e6:.0f} MB free). What was saved before is intact; make "
-                             f"room, then run the same command with --resume.") from None
+                             f"room, then run the same command again (a stage: with --resume).") from None
         raise
     os.replace(temporary, path)
 
@@ -279,7 +284,8 @@ def read_config(path):
     try:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as e:
-        raise SystemExit(f"error: no model at {path} ({str(e).splitlines()[0]}). Give a Hugging Face model directory, "
+        why = "there is no such directory, and it is no hub id" if "Repo id must" in str(e) else str(e).splitlines()[0].strip(".")
+        raise SystemExit(f"error: no model at {path or repr(path)} ({why}). Give a Hugging Face model directory, "
                          f"or a hub id where the hub can be reached.") from None
 
 
@@ -307,29 +313,34 @@ def skeleton(config, name):
 def load_policy(path, device="cpu", weights=True):
     """Load a model directory (or hub id) of a family that `skeleton` accepts as a Policy with fp32 weights.
 
-    weights=False leaves them out (meta device): enough to `encode` with.
-
+    weights=False leaves them out (meta device): enough to `encode` with. In a process group rank 0 alone reads them, into its host's
+    memory, and `shard` must follow, which sends each rank its part: the model need fit neither one GPU nor the host once a process.
     Raises SystemExit with one line when it is missing, incomplete or of another class.
     """
+    from safetensors import SafetensorError
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
     from transformers.utils import logging
     logging.disable_progress_bar()
     model, missing = skeleton(read_config(path), path), []
     try:
-        if weights:
+        if weights and not is_main():
+            model.to_empty(device="cpu").tie_weights()  # addresses without pages: nothing has been written there yet
+        elif weights:
             model, info = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True)
             missing = sorted(info["missing_keys"])
         tokenizer = AutoTokenizer.from_pretrained(path)
         processor = AutoImageProcessor.from_pretrained(path, backend="pil")  # the other backend needs torchvision
-    except (OSError, ValueError, RuntimeError) as e:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise SystemExit(f"error: the model at {path} does not load ({str(e).splitlines()[0]}).") from None
     if tokenizer.convert_ids_to_tokens(model.config.image_token_id) is None:  # without files transformers makes an empty one
         raise SystemExit(f"error: {path} has no tokenizer that knows the model's image token: add tokenizer.json and its fellows from the model it was made of.")
+    if not tokenizer.chat_template:
+        raise SystemExit(f"error: {path} has no chat template: add chat_template.jinja or the tokenizer_config.json of the model it was made of.")
     if missing:  # transformers fills them with random numbers
         raise SystemExit(f"error: {path} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}: the files are of "
                          f"another class or incomplete.")
     policy = wire(Policy(model, tokenizer, processor))
-    return policy.to(device) if weights else policy
+    return policy.to(device) if weights and not dist.is_initialized() else policy
 
 
 def save_policy(policy, out):
@@ -380,8 +391,7 @@ def build_optimizers(policy, lr, matrix_lr, weight_decay=0.01):
         groups.append({"params": matrices, "weight_decay": weight_decay, "lr": lr})
     groups = [group for group in groups if group["params"]]  # LoRA trains matrices alone; an empty group would not survive a resume
     muon = [torch.optim.Muon(matrices, lr=matrix_lr, weight_decay=weight_decay, ns_steps=NEWTON_SCHULZ)] if matrix_lr else []
-    fused = policy.device.type == "cuda"
-    return ([torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=fused)] if groups else []) + muon
+    return ([torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)] if groups else []) + muon
 
 
 def save_state(out, step, policy, optimizers, extra, keep=2):
@@ -415,27 +425,43 @@ def saved_steps(out):
     return sorted(int(p.name[5:]) for p in (Path(out) / "state").glob("step_*") if p.name[5:].isdigit())
 
 
+def refuse_mixture(out):
+    """Raises SystemExit with one line when `out` holds an earlier run: a new one would overwrite its weights and mix its states with its own."""
+    what, how = ("a finished", "") if (Path(out) / "config.json").exists() else ("an interrupted", "--resume goes on with it; or ")
+    if saved_steps(out) or not how:
+        raise SystemExit(f"error: {out} holds {what} run: {how}give another --out, or remove it.")
+
+
 def load_state(out, policy, optimizers):
-    """Load the newest state of `out` in place and return its `extra` dict. Raises SystemExit when there is none."""
+    """Load the newest state of `out` in place and return its `extra` dict. Raises SystemExit when there is none, or it is damaged."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
     steps = saved_steps(out)
     if not steps:
-        raise SystemExit(f"error: nothing to resume in {Path(out) / 'state'}; run without --resume.")
+        finished = (Path(out) / "config.json").exists()
+        raise SystemExit(f"error: nothing to resume in {Path(out) / 'state'}: " + ("the run is finished." if finished else "run without --resume."))
     path = Path(out) / "state" / f"step_{steps[-1]}"
     model, optimizer = get_state_dict(policy, optimizers, options=StateDictOptions(ignore_frozen_params=True))
     state = {"model": model, "optimizer": optimizer}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        dcp.load(state, checkpoint_id=path, no_dist=not dist.is_initialized())
+    try:
+        extra = json.loads((path / "extra.json").read_text())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            dcp.load(state, checkpoint_id=path, no_dist=not dist.is_initialized())
+    except (Exception, dcp.api.CheckpointException) as e:  # the latter is no Exception, and holds what was raised on each rank
+        cause = next(iter(e.failures.values()))[0] if isinstance(e, dcp.api.CheckpointException) else e
+        why = f"{type(cause).__name__}: {str(cause).strip()}".splitlines()[0].rstrip(": ")
+        before = f"--resume goes on from step {steps[-2]}" if len(steps) > 1 else "start again"
+        raise SystemExit(f"error: {path} does not load ({why}): it is damaged, or of another model. Remove it and {before}.") from None
     # Frozen weights are the start model's and not part of the state, hence strict=False; DCP has checked all others.
     set_state_dict(policy, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=StateDictOptions(strict=False))
-    return json.loads((path / "extra.json").read_text())
+    return extra
 
 
 # --------------------------------------------------------------------------------------------------------- distributed
 
 def is_main():
+    """Whether this is the process that prints and writes."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
@@ -445,6 +471,7 @@ def world():
 
 
 def barrier():
+    """Wait until every rank is here."""
     if dist.is_initialized():
         dist.barrier()
 
@@ -470,8 +497,8 @@ def add_arguments(parser):
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="type of the training pass's matrix products; weights stay float32")
     parser.add_argument("--recompute", action="store_true", help="activation checkpointing: keep one activation a layer, compute the others again")
     parser.add_argument("--freeze-vision", action="store_true", help="train the language model alone")
-    parser.add_argument("--lora", type=int, default=0, help="train factors of this rank beside the language model's frozen matrices (needs peft; 0: all weights)")
-    parser.add_argument("--replicas", type=int, default=1, help="copies of the weights, each sharded over processes / replicas (HSDP: the number of nodes)")
+    parser.add_argument("--lora", type=cli.whole(0), default=0, help="train factors of this rank beside the language model's frozen matrices (needs peft; 0: all weights)")
+    parser.add_argument("--replicas", type=cli.whole(1), default=1, help="copies of the weights, each sharded over processes / replicas (HSDP: the number of nodes)")
 
 
 def prepare(policy, args, compile=False):
@@ -505,28 +532,31 @@ def add_lora(policy, rank):
 
 
 def shard(policy, replicas=1):
-    """Apply FSDP2 in place: one unit per decoder layer, the vision tower as one unit, the rest in the root.
+    """Apply FSDP2 in place: one unit per decoder layer, the vision tower as one unit, the rest in the root; the weights are rank 0's.
 
     Weights and gradients stay fp32 masters; with bfloat16 the gathered copies are bf16 and gradients are reduced in
     fp32. replicas > 1: HSDP, each of the replicas is sharded over world / replicas neighbouring ranks. Without a process
     group nothing happens: one process holds everything.
     """
+    n = world()[1]
+    if n % replicas:
+        raise SystemExit(f"error: {n} process(es) cannot hold {replicas} equal replicas.")
     if not dist.is_initialized():
         return policy
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-    n = dist.get_world_size()
-    if n % replicas:
-        raise SystemExit(f"error: {n} processes cannot hold {replicas} equal replicas.")
-    mesh = init_device_mesh(policy.device.type, (replicas, n // replicas), mesh_dim_names=("replicate", "shard"))
-    half = policy.dtype if policy.device.type == "cuda" and policy.dtype != torch.float32 else None
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    mesh = init_device_mesh(device.type, (replicas, n // replicas), mesh_dim_names=("replicate", "shard"))
+    half = policy.dtype if device.type == "cuda" and policy.dtype != torch.float32 else None
     policy.autocast = half is None
     options = dict(mesh=mesh if replicas > 1 else mesh["shard"], mp_policy=MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32))
-    for layer in policy.model.model.language_model.layers:
-        fully_shard(layer, **options)
-    fully_shard(policy.model.model.visual, **options)
     # Tied embeddings are one parameter of two modules, which FSDP2 takes only inside one unit: the root.
-    fully_shard(policy, **options)
+    for unit in (*policy.model.model.language_model.layers, policy.model.model.visual, policy):
+        unit.to(device)  # a whole unit is there for this moment only
+        for tensor in (*unit.parameters(), *unit.buffers()):
+            if local(tensor) is tensor:
+                dist.broadcast(tensor.detach(), 0)
+        fully_shard(unit, **options)
     return policy
 
 
@@ -551,22 +581,18 @@ class gathered:
             unit.set_reshard_after_forward(True, recurse=False)
 
 
-def all_sum(value, device="cpu"):
-    """Sum of a number over all ranks."""
+def all_sum(value, device="cpu", op="SUM"):
+    """Sum of a number over all ranks; device: where the process group's backend can reduce it."""
     if not dist.is_initialized():
         return float(value)
     t = torch.tensor(float(value), dtype=torch.float64, device=device)
-    dist.all_reduce(t)
+    dist.all_reduce(t, op=getattr(dist.ReduceOp, op))
     return t.item()
 
 
 def all_max(value, device="cpu"):
     """Largest of a number over all ranks."""
-    if not dist.is_initialized():
-        return float(value)
-    t = torch.tensor(float(value), dtype=torch.float64, device=device)
-    dist.all_reduce(t, op=dist.ReduceOp.MAX)
-    return t.item()
+    return all_sum(value, device, "MAX")
 
 
 def local(tensor):
@@ -623,7 +649,7 @@ def run(main):
     try:
         main()
     except OSError as e:
-        raise SystemExit(f"error: {e.strerror or e}: {e.filename or ''}. States already saved are intact; mend it, then "
+        raise SystemExit(f"error: {e.strerror or e}{f': {e.filename}' if e.filename else ''}. States already saved are intact; mend it, then "
                          f"run the same command with --resume.") from None
     except RuntimeError as e:
         if not dist.is_initialized() or not any(sign in str(e) for sign in ("onnection closed", "onnection reset", "roken pipe", "remote process exited")):
@@ -636,10 +662,10 @@ def main():
     import argparse
     parser = argparse.ArgumentParser(description="Plan the memory of a model.", allow_abbrev=False)
     parser.add_argument("--plan", metavar="MODEL", required=True, help="print the memory of one GPU: a hub id such as Qwen/Qwen3-VL-8B-Instruct, a directory, or all")
-    parser.add_argument("--gpus", type=int, default=8, help="GPUs that the weights are sharded over")
-    parser.add_argument("--tokens", type=int, default=16384, help="tokens of a packed row")
-    parser.add_argument("--slots", type=int, default=64, help="rollouts decoded together on one GPU")
-    parser.add_argument("--length", type=int, default=4096, help="tokens of a rollout, prompt and answer")
+    parser.add_argument("--gpus", type=cli.whole(1), default=8, help="GPUs that the weights are sharded over")
+    parser.add_argument("--tokens", type=cli.whole(1), default=16384, help="tokens of a packed row")
+    parser.add_argument("--slots", type=cli.whole(1), default=64, help="rollouts decoded together on one GPU")
+    parser.add_argument("--length", type=cli.whole(1), default=4096, help="tokens of a rollout, prompt and answer")
     parser.add_argument("--recompute", action="store_true", help="with activation checkpointing")
     args = parser.parse_args()
     import plan

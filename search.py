@@ -19,16 +19,12 @@ outside metric (metrics.py), which no choice ever sees.
 OUT gets search.jsonl (a line per item and round: every candidate with its scores), the chosen answers as modes "bestN" and
 "bestN+refineK" of predictions.jsonl, the curve of quality against compute as search.json and search.png.
 
-Left out here: rendering while others still decode (virl.py does), tree search, a learned judge.
+Programs are rendered and judged while others are still sampled. Left out here: tree search, a learned judge.
 """
 import contextlib
-import json
-import re
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -36,55 +32,81 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 import data
-from eval import judge, load_model, read_predictions
+from eval import ask, load_model, read_predictions
 from metrics import letterbox
 from refine import refine_prompt
-from render import ENDINGS, Renderer, available
-from report import MODES, mean_se, print_table, read_lines, write_lines, write_text
-from reward import extract_code, start_scorer
+from render import ENDINGS, available
+from scoring import Answer, code_of, judge, workshop
+from stats import MODES, append_lines, mean_se, print_table, read_lines, salvage_lines, short, write_json, write_lines, write_text
 
 EXACT = 0.9995  # reward from which nothing is left to correct
+ANSWER = ("response", "finish", "tokens")  # what a candidate keeps of a prediction
 
 
 # ------------------------------------------------------------------------------------------------- asking and judging
 
-def ask(policy, samples, seeds, max_new_tokens, slots, top_p=1.0):
-    """Answers at temperature 1 to each Sample (greedy where its seeds are None): a list of dicts per sample.
+class Judges:
+    """Render and judge answers while others are still sampled; they are told nothing of a reference program."""
 
-    seeds: a list of ints per sample. A prompt that does not fit the context gets empty answers, finish "unusable".
-    """
-    from generate import generate
-    examples, answers = [], [[{"response": "", "finish": "unusable", "tokens": 0}] * len(own or [0]) for own in seeds]
-    for i, s in enumerate(samples):
-        with contextlib.suppress(ValueError):
-            example = policy.encode(s.prompt, data.open_image(s))
-            if example.prompt_length + max_new_tokens <= policy.context:
-                examples.append((i, example))
-    for greedy in (True, False):
-        some = [(i, example) for i, example in examples if (seeds[i] is None) == greedy]
-        if some:
-            own = [[0] if greedy else seeds[i] for i, _ in some]
-            for (i, _), group in zip(some, generate(policy, [e for _, e in some], len(own[0]), max_new_tokens, float(not greedy), own, slots, top_p=top_p)):
-                answers[i] = [{"response": r.text, "finish": r.finish, "tokens": len(r.token_ids)} for r in group]
-    return answers
+    def __init__(self, renderer, pool, threads):
+        """As `workshop` gives them."""
+        self.renderer, self.pool, self.threads = renderer, pool, threads
+
+    def begin(self, sample, response):
+        """Have the program in a response rendered: Future[Render], None where there is no code.
+
+        Raises SystemExit with one line where it cannot be confined.
+        """
+        code = code_of(response, sample.language)
+        try:
+            return self.renderer.submit(sample.language, code, (sample.width, sample.height)) if code else None
+        except RuntimeError as e:
+            raise SystemExit(f"error: {e}") from None
+
+    def judge(self, sample, answers, jobs, path=None):
+        """Future of the answers, dicts with `response`, to one Sample, each with status, message and the metrics of scoring.judge.
+
+        jobs: of `begin`, one per answer; path: where the picture is written.
+        """
+        return self.threads.submit(self.judged, sample, answers, jobs, path)
+
+    def judged(self, sample, answers, jobs, path):
+        """What the Future of `judge` becomes; equal answers are judged once."""
+        drawn = {a["response"]: Answer(a["response"], job and job.result(), path) for a, job in zip(answers, jobs)}
+        rows = dict(zip(drawn, self.pool.submit(judge, sample.image, sample.language, "", list(drawn.values())).result()))
+        return [{**a, **rows[a["response"]]} for a in answers]
 
 
 @contextlib.contextmanager
-def judges(workers=None, timeout=10.0, unsafe=False):
-    """Context: a function (samples, their lists of answers[, path for a PNG]) -> the answers with status, message and metrics of eval.judge."""
-    def assess(samples, answers, path=None):
-        groups = [list(dict.fromkeys(a["response"] for a in group)) for group in answers]  # equal answers once
-        try:
-            codes = [[(r, extract_code(r, s.language)[0]) for r in group] for s, group in zip(samples, groups)]
-            drawn = [[(r, code and renderer.submit(s.language, code, (s.width, s.height))) for r, code in group] for s, group in zip(samples, codes)]
-            rows = [pool.submit(judge, s.image, s.language, "", [(r, f and f.result(), path, None) for r, f in group]) for s, group in zip(samples, drawn)]
-            known = [dict(zip(group, row.result())) for group, row in zip(groups, rows)]
-        except RuntimeError as e:  # no confinement, or a scoring process was killed for memory
-            raise SystemExit(f"error: {e}") from None
-        return [[{**a, **found[a["response"]]} for a in group] for group, found in zip(answers, known)]
+def judging(workers=None, timeout=10.0, unsafe=False):
+    """Context: Judges of their own processes; arguments as of render.Renderer."""
+    with workshop(workers, timeout, unsafe) as tools:
+        yield Judges(*tools)
 
-    with Renderer(workers, timeout, unsafe) as renderer, ProcessPoolExecutor(renderer.workers, get_context("spawn"), start_scorer) as pool:
-        yield assess
+
+def settled(futures):
+    """Results of Futures. Raises SystemExit with one line where a judging process was killed."""
+    try:
+        return [future.result() for future in futures]
+    except RuntimeError as e:
+        raise SystemExit(f"error: {e}") from None
+
+
+def explore(policy, judges, samples, seeds, max_new_tokens, slots, top_p=1.0):
+    """Ask a Policy and judge: a list of dicts per Sample, its answers as `Judges.judge` gives them.
+
+    seeds: a list of ints per sample, equally many, for answers at temperature 1; None: the greedy answer of each. A program is
+    rendered as soon as its answer ends, and the answers to a sample judged when all have ended, while others are still decoded.
+    """
+    group, waiting, judged = len(seeds[0]) if seeds else 1, [{} for _ in samples], [None] * len(samples)
+
+    def on_answer(i, k, answer):
+        waiting[i][k] = answer, judges.begin(samples[i], answer["response"])
+        if len(waiting[i]) == group:
+            judged[i] = judges.judge(samples[i], *zip(*(waiting[i].pop(k) for k in range(group))))
+
+    ask(policy, samples, group, max_new_tokens, float(seeds is not None), seeds or [[0]] * len(samples), slots, top_p, on_answer)
+    return settled(judged)
 
 
 def best(candidates):
@@ -98,85 +120,104 @@ def correction(sample, candidate, round):
     Those of refine.py say how a program fails, those of synth.py do not, and a model answers badly to what it has not met (of
     the embedded default's answers 2 % run with the message, 83 % without): odd rounds say it, even ones do not.
     """
-    code = extract_code(candidate["response"], sample.language)[0]
+    code = code_of(candidate["response"], sample.language)
     message = "" if candidate["status"] == "ok" or round % 2 == 0 else candidate["message"] or candidate["status"]
     return sample if code is None else replace(sample, prompt=refine_prompt(sample.language, code, message))
 
 
-def correct(samples, chosen, sampler, assess, proposals, seed, round):
+def correct(samples, chosen, exploring, proposals, seed, round):
     """One round of refinement: the candidates of each Sample, none where nothing is to be done.
 
-    chosen: the best candidate of each so far, or None. sampler(samples, seeds), assess(samples, answers): as `ask`, `judges`.
+    chosen: the best candidate of each so far, or None; exploring(samples, seeds): as `explore`.
     """
     from generate import rollout_seed
-    todo = [(s, c) for s, c in zip(samples, chosen) if c and c["reward"] < EXACT]
-    if not todo:
-        return [[] for _ in samples]
-    prompts = [correction(s, c, round) for s, c in todo]
-    new = iter(assess(prompts, sampler(prompts, [[rollout_seed(seed, s.id, f"refine{round}", k) for k in range(proposals)] for s, _ in todo])))
-    return [next(new) if c and c["reward"] < EXACT else [] for c in chosen]
+    todo = [i for i, c in enumerate(chosen) if c and c["reward"] < EXACT]
+    found = [[] for _ in samples]
+    if todo:
+        seeds = [[rollout_seed(seed, samples[i].id, f"refine{round}", k) for k in range(proposals)] for i in todo]
+        for i, candidates in zip(todo, exploring([correction(samples[i], chosen[i], round) for i in todo], seeds)):
+            found[i] = candidates
+    return found
 
 
 # --------------------------------------------------------------------------------------------------- a whole test set
 
+def finished(out):
+    """{(id, round): candidates} of what search.jsonl and the ranks' own files in OUT hold."""
+    lines = {}
+    for row in salvage_lines(filter(Path.exists, (out / "search.jsonl", *sorted(out.glob("search.rank*.jsonl"))))):
+        id_, round, candidates = ((row or {}).get(k) for k in ("id", "round", "candidates"))
+        if isinstance(id_, str) and isinstance(round, int) and isinstance(candidates, list):
+            lines[id_, round] = candidates
+    return lines
+
+
 def search(load, judging, samples, out, best_of, rounds, proposals, max_new_tokens, seed, slots=128, rank=0, world=1, top_p=1.0):
     """Write OUT/search.jsonl and the chosen answers as modes of OUT/predictions.jsonl, which `eval.predict` has begun.
 
-    load() -> Policy; judging: a context as `judges`. Each line is written as it is known and resumed from; ranks as in `predict`.
+    load() -> Policy; judging(): the context above. Each line is written as it is known and resumed from; ranks, and what OUT
+    holds beyond, as in `predict`.
+    Raises SystemExit with one line where OUT was searched with other numbers.
     """
     merged, log = out / "predictions.jsonl", out / "search.jsonl"
     first = [("greedy", 0)] + [("t1", k) for k in range(best_of - 1)]
     ids, mine = {s.id for s in samples}, samples[rank::world]
     needed = {(id_, *key) for id_ in ids for key in first}
-    while not needed <= set(found := read_predictions([merged] if merged.exists() else [], ids)[0]):
+    while not needed <= (found := read_predictions(filter(Path.exists, [merged]), ids)[0]).keys():
         time.sleep(1)  # rank 0 has not merged them yet
-
-    def finished():
-        lines = {}
-        for file in (log, *sorted(out.glob("search.rank*.jsonl"))):
-            for line in file.read_bytes().splitlines() if file.exists() else ():
-                with contextlib.suppress(ValueError):  # a line that a kill has cut off
-                    row = json.loads(line)
-                    lines[row["id"], row["round"]] = row["candidates"]
-        return {key: candidates for key, candidates in lines.items() if key[0] in ids and key[1] <= rounds}
-
-    done = finished()
+    wanted = [(s.id, round) for s in samples for round in range(rounds + 1)]
+    done = finished(out)
+    done = {key: done[key] for key in wanted if key in done}
     if any(len(c) not in ({best_of} if round == 0 else {0, proposals}) for (_, round), c in done.items()):
         raise SystemExit(f"error: {log} was made with another --best-of or --proposals: give another --out, or remove it.")
     size = max(8, min(256, (64 << 20) // max(s.width * s.height for s in samples) // max(best_of, proposals)))  # 64 Mpixel in memory
-    bar = tqdm(total=len(mine) * (rounds + 1), desc="search" if world == 1 else f"search (rank {rank})", unit="round", mininterval=1, position=rank)
-    with open(log if world == 1 else out / f"search.rank{rank}.jsonl", "ab") as f, judging() as assess:
-        if f.tell():
-            f.write(b"\n")
-        sampler = lambda prompts, seeds: ask(load(), prompts, seeds, max_new_tokens, slots, top_p)
-        for start in range(0, len(mine), size):
-            batch = mine[start:start + size]
-            chosen = [None] * len(batch)
-            for round in range(rounds + 1):
-                lacking = [(s, c) for s, c in zip(batch, chosen) if (s.id, round) not in done]
-                some = [s for s, _ in lacking]
-                if round:
-                    new = correct(some, [c for _, c in lacking], sampler, assess, proposals, seed, round)
-                else:
-                    new = assess(some, [[{k: found[s.id, *key].get(k) for k in ("response", "finish", "tokens")} for key in first] for s in some])
-                for s, candidates in zip(some, new):
-                    done[s.id, round] = candidates = [{k: None if v != v else v for k, v in c.items()} for c in candidates]
-                    f.write(json.dumps({"id": s.id, "round": round, "candidates": candidates}).encode() + b"\n")
-                f.flush()
-                chosen = [best(filter(None, (c, *done[s.id, round]))) for c, s in zip(chosen, batch)]
+    batches = [mine[start:start + size] for start in range(0, len(mine), size)]
+    title = "search" if world == 1 else f"search (rank {rank})"
+    with append_lines(log if world == 1 else out / f"search.rank{rank}.jsonl") as write, judging() as judges, \
+            tqdm(total=len(mine) * (rounds + 1), desc=title, unit="round", mininterval=1, position=rank) as bar:
+        exploring = lambda prompts, seeds: explore(load(), judges, prompts, seeds, max_new_tokens, slots, top_p)
+
+        def begin(batch):
+            """[(Sample, Future of its candidates of round 0)] of those not known yet: predictions, which have to be judged only."""
+            new = [s for s in batch if (s.id, 0) not in done]
+            answers = [[{k: found[s.id, *key].get(k) for k in ANSWER} for key in first] for s in new]
+            return [(s, judges.judge(s, group, [judges.begin(s, a["response"]) for a in group])) for s, group in zip(new, answers)]
+
+        def keep(some, new, round):
+            for s, candidates in zip(some, new):
+                done[s.id, round] = candidates
+                write({"id": s.id, "round": round, "candidates": candidates})
+
+        begun = begin(batches[0]) if batches else []
+        for batch, following in zip(batches, [*batches[1:], []]):
+            keep([s for s, _ in begun], settled([job for _, job in begun]), 0)
+            begun = begin(following)  # judged while corrections to this batch are sampled
+            chosen = {s.id: best(done[s.id, 0]) for s in batch}
+            bar.update(len(batch))
+            for round in range(1, rounds + 1):
+                lacking = [s for s in batch if (s.id, round) not in done]
+                keep(lacking, correct(lacking, [chosen[s.id] for s in lacking], exploring, proposals, seed, round), round)
+                chosen = {i: best(filter(None, (c, *done[i, round]))) for i, c in chosen.items()}
                 bar.update(len(batch))
-    bar.close()
     if rank == 0:
-        while len(done := finished()) < len(samples) * (rounds + 1):
+        while not set(wanted) <= (done := finished(out)).keys():
             time.sleep(1)  # the other ranks still write; torchrun ends us if one of them dies
-        write_lines(log, [{"id": s.id, "round": r, "candidates": done[s.id, r]} for s in samples for r in range(rounds + 1)])
+        lines = [{"id": id_, "round": round, "candidates": done[id_, round]} for id_, round in dict.fromkeys(wanted) | done]
+        write_lines(log, lines)
         for file in out.glob("search.rank*.jsonl"):
             file.unlink()
-        points = curve(read_lines(log))
-        names = [f"best{best_of}"] * (best_of > 1) + [f"best{best_of}+refine{rounds}"] * (rounds > 0)
-        rows = [{"id": s.id, "mode": name, "k": 0, **{k: points[name][s.id][k] for k in ("response", "finish", "tokens")}} for s in samples for name in names]
-        write_lines(merged, [row for row in read_lines(merged) if row["mode"] in MODES] + rows)
-        write_curve(points, out)
+        choose(out, lines[:len(wanted)], best_of, rounds)
+
+
+def choose(out, lines, best_of, rounds):
+    """Write the answers chosen from lines of search.jsonl as modes of predictions.jsonl, and the curve."""
+    points, answers = curve(lines), []
+    names = [f"best{best_of}"] * (best_of > 1) + [f"best{best_of}+refine{rounds}"] * (rounds > 0)
+    for id_ in points["greedy"]:
+        answers += [{"id": id_, "mode": name, "k": 0, **{k: points[name][id_][k] for k in ANSWER}} for name in names]
+    file = out / "predictions.jsonl"
+    write_lines(file, [row for row in read_lines(file) if row["mode"] in MODES or row["id"] not in points["greedy"]] + answers)
+    write_curve(points, out)
 
 
 def curve(lines):
@@ -194,38 +235,46 @@ def curve(lines):
         tried = {"greedy" if size == 1 else f"best{size}": rounds[0][:size] for size in sizes}
         tried |= {f"best{n}+refine{r}": [c for q in range(r + 1) for c in rounds[q]] for r in sorted(rounds) if r}
         for point, candidates in tried.items():
-            counts = {"programs": len(candidates), "spent": sum(c["tokens"] or 0 for c in candidates), "infra": sum(c["status"] == "infra" for c in candidates)}
+            counts = {"programs": len(candidates), "spent": sum(c["tokens"] or 0 for c in candidates),
+                      "infra": sum(c["status"] == "infra" for c in candidates)}
             points.setdefault(point, {})[id_] = {**(best(candidates) or candidates[0]), **counts}
     return points
 
 
 def write_curve(points, out):
-    """Print the table of `curve`'s points, write OUT/search.json and OUT/search.png. Errors are over items, gains paired with greedy."""
+    """Print the table of `curve`'s points, write OUT/search.json and search.png. Errors are over items, gains paired with greedy."""
     rows, start = [], points["greedy"]
     for name, chosen in points.items():
-        row = {"point": name, "items": sum(c["status"] != "infra" for c in chosen.values()), "infra": sum(c["infra"] for c in chosen.values()),
+        known = {i: c for i, c in chosen.items() if c["status"] != "infra"}
+        row = {"point": name, "items": len(known), "infra": sum(c["infra"] for c in chosen.values()),
                **{k: float(np.mean([c[k] for c in chosen.values()])) for k in ("programs", "spent")}}
         for metric in ("outside", "reward", "execution"):
-            row[metric] = mean_se([c[metric] for c in chosen.values() if c["status"] != "infra"])
-            row[f"{metric}_gain"] = mean_se([c[metric] - start[i][metric] for i, c in chosen.items() if "infra" not in (c["status"], start[i]["status"])])
+            row[metric] = mean_se([c[metric] for c in known.values()])
+            row[f"{metric}_gain"] = mean_se([c[metric] - start[i][metric] for i, c in known.items() if start[i]["status"] != "infra"])
         rows.append(row)
-    write_text(out / "search.json", re.sub(r"\bNaN\b", "null", json.dumps(rows, indent=1)))
-    pair = lambda mean, se, sign="": re.sub(r"\b0\.", ".", f"{mean:{sign}.4f}±{se:.4f}")
+    write_json(out / "search.json", rows)
+    pair = lambda mean, se, sign="": short(f"{mean:{sign}.4f}±{se:.4f}")
     print()
     print_table(["search", "answers", "items", "programs", "tokens", "outside", "gain on greedy", "reward", "gain on greedy", "execution"], [
-        ["", r["point"], str(r["items"]), f"{r['programs']:.2f}", f"{r['spent']:.0f}", pair(*r["outside"]), pair(*r["outside_gain"], "+"), pair(*r["reward"]),
-         pair(*r["reward_gain"], "+"), f"{r['execution'][0]:.3f}"] for r in rows])
+        ["", r["point"], str(r["items"]), f"{r['programs']:.2f}", f"{r['spent']:.0f}", pair(*r["outside"]), pair(*r["outside_gain"], "+"),
+         pair(*r["reward"]), pair(*r["reward_gain"], "+"), f"{r['execution'][0]:.3f}"] for r in rows])
     print("programs and tokens: sampled per image. The reward chooses; the outside metric is never seen by the choice. Gains are paired."
           + (f" {rows[-1]['infra']} candidates lost to infra failures." if rows[-1]["infra"] else ""))
+    draw_curve(rows, out / "search.png")
+
+
+def draw_curve(rows, path):
+    """The figure of search.json: outside metric and reward against the programs sampled per image."""
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), dpi=110, layout="constrained")
     sampled, refined = ([r for r in rows if ("+" in r["point"]) == search] for search in (False, True))
+    lines = [(sampled, "#2e6fdb", "greedy, then best of N")] + [(sampled[-1:] + refined, "#e0a238", "then refined")] * bool(refined)
     for axis, metric, title in zip(axes, ("outside", "reward"), ("outside metric (no choice sees it)", "reward (the judge)")):
-        for some, colour, label in ((sampled, "#2e6fdb", "greedy, then best of N"), (sampled[-1:] + refined, "#e0a238", "then refined"))[:1 + bool(refined)]:
-            axis.errorbar([r["programs"] for r in some], [r[metric][0] for r in some], [r[f"{metric}_gain"][1] for r in some], color=colour, marker="o", capsize=3,
-                          label=label)
+        for some, colour, label in lines:
+            axis.errorbar([r["programs"] for r in some], [r[metric][0] for r in some], [r[f"{metric}_gain"][1] for r in some],
+                          color=colour, marker="o", capsize=3, label=label)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
         axis.set_xlabel("programs sampled per image")
@@ -233,7 +282,7 @@ def write_curve(points, out):
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=9, loc="lower right", title="bars: error of the gain on greedy", title_fontsize=9)
-    figure.savefig(out / "search.png")
+    figure.savefig(path)
     plt.close(figure)
 
 
@@ -252,9 +301,38 @@ def comparison(target, render, caption):
     return sheet
 
 
-def one_image(args):
-    """Image -> code on stdout; OUT/answer.*, render.png, comparison.png. Without --language in the one whose greedy program comes closest."""
+def closest(args, sample, exploring):
+    """Sample programs that draw the image of `sample`: (it with the language found, the best candidate, how many were sampled).
+
+    exploring(samples, seeds): as `explore`. Raises SystemExit where the renderer failed at every greedy program.
+    """
     from generate import rollout_seed
+    here = available()
+    languages = [name for name in data.LANGUAGES if args.unsafe_render or not here[name]] or data.LANGUAGES
+    if args.language:
+        languages = [args.language]
+    tries = [replace(sample, language=name, prompt=f"Write {data.NAMES[name]} code that draws this image.") for name in languages]
+    candidates = [group[0] for group in exploring(tries, None)]
+    chosen, programs = best(candidates), len(candidates)
+    if chosen is None:
+        raise SystemExit(f"error: the renderer failed ({candidates[0]['message']}). `python render.py --doctor` says what is missing.")
+    sample = tries[candidates.index(chosen)]
+    for name, c in zip(languages if len(languages) > 1 else (), candidates):
+        print(f"{name:7} reward {c['reward']:.3f}" + ("" if c["status"] == "ok" else f"  {c['status']}: {c['message']}"), file=sys.stderr)
+    if args.best_of > 1:
+        (more,) = exploring([sample], [[rollout_seed(args.seed, sample.id, k) for k in range(args.best_of - 1)]])
+        chosen, programs = best([chosen, *more]), programs + len(more)
+    for round in range(1, args.refine + 1):
+        (more,) = correct([sample], [chosen], exploring, args.proposals, args.seed, round)
+        chosen, programs = best([chosen, *more]), programs + len(more)
+    return sample, chosen, programs
+
+
+def one_image(args):
+    """Image -> code on stdout; OUT/answer.*, render.png, comparison.png. Without --language in that of the closest greedy program.
+
+    Raises SystemExit with one line where there is no such image or no program that draws; what the model wrote is kept then, too.
+    """
     path, out = Path(args.image), Path(args.out or "out/image")
     if not path.is_file():
         raise SystemExit(f"error: there is no image at {path}.")
@@ -265,35 +343,24 @@ def one_image(args):
         policy.encode("", data.open_image(sample))
     except ValueError as e:
         raise SystemExit(f"error: {path}: {e}.") from None
-    languages = [args.language] if args.language else [name for name in data.LANGUAGES if args.unsafe_render or not available()[name]] or data.LANGUAGES
-    sampler = lambda samples, seeds: ask(policy, samples, seeds, args.max_new_tokens, args.slots, args.top_p)
-    with judges(args.workers, args.render_timeout, args.unsafe_render) as assess:
-        tries = [replace(sample, language=name, prompt=f"Write {data.NAMES[name]} code that draws this image.") for name in languages]
-        candidates = [group[0] for group in assess(tries, sampler(tries, [None] * len(tries)))]
-        chosen, programs = best(candidates), len(candidates)
-        if chosen is None:
-            raise SystemExit(f"error: the renderer failed ({candidates[0]['message']}). `python render.py --doctor` says what is missing.")
-        sample = tries[candidates.index(chosen)]
-        for name, c in zip(languages if len(languages) > 1 else (), candidates):
-            print(f"{name:7} reward {c['reward']:.3f}" + ("" if c["status"] == "ok" else f"  {c['status']}: {c['message']}"), file=sys.stderr)
-        if args.best_of > 1:
-            (more,) = assess([sample], sampler([sample], [[rollout_seed(args.seed, sample.id, k) for k in range(args.best_of - 1)]]))
-            chosen, programs = best([chosen, *more]), programs + len(more)
-        for round in range(1, args.refine + 1):
-            (more,) = correct([sample], [chosen], sampler, assess, args.proposals, args.seed, round)
-            chosen, programs = best([chosen, *more]), programs + len(more)
-        code = extract_code(chosen["response"], sample.language)[0]
-        print(chosen["response"] if code is None else code)
+    with judging(args.workers, args.render_timeout, args.unsafe_render) as judges:
+        exploring = lambda samples, seeds: explore(policy, judges, samples, seeds, args.max_new_tokens, args.slots, args.top_p)
+        sample, chosen, programs = closest(args, sample, exploring)
+        code = code_of(chosen["response"], sample.language)
+        program = chosen["response"] if code is None else code
+        print(program)
         out.mkdir(parents=True, exist_ok=True)
         file = out / f"answer{next(ending for ending, language in ENDINGS.items() if language == sample.language)}"
-        write_text(file, chosen["response"] if code is None else code)
+        write_text(file, program)
         if code is None:
-            end = {"length": "the --max-new-tokens limit", "unusable": "the context, which prompt and --max-new-tokens exceed"}.get(chosen["finish"], "the model")
-            raise SystemExit(f"error: the answer holds no single ```{sample.language} block ({chosen['tokens']} tokens, ended by {end}); it is in {file}.")
+            end = {"length": "the --max-new-tokens limit", "unusable": "the context, which prompt and --max-new-tokens exceed"}
+            raise SystemExit(f"error: the answer holds no single ```{sample.language} block ({chosen['tokens']} tokens, ended by "
+                             f"{end.get(chosen['finish'], 'the model')}); it is in {file}.")
         if chosen["status"] != "ok":
             raise SystemExit(f"error: the program does not render ({chosen['status']}: {chosen['message']}); it is in {file}.")
-        assess([sample], [[chosen]], out / "render.png")
+        settled([judges.judge(sample, [chosen], [judges.begin(sample, chosen["response"])], out / "render.png")])
     scores = f"reward {chosen['reward']:.3f}, outside metric {chosen['outside']:.3f}"
     comparison(np.asarray(data.open_image(sample)), np.asarray(Image.open(out / "render.png").convert("RGB")),
                f"target | render | difference: {scores}").save(out / "comparison.png")
-    print(f"{sample.language}, {programs} program{'s' * (programs > 1)} sampled: {scores}; wrote {file}, render.png and comparison.png beside it", file=sys.stderr)
+    print(f"{sample.language}, {programs} program{'s' * (programs > 1)} sampled: {scores}; wrote {file}, render.png and comparison.png "
+          "beside it", file=sys.stderr)

@@ -33,6 +33,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import cli
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
+
 import numpy as np
 import torch
 from PIL import Image
@@ -48,45 +53,45 @@ from reward import WEIGHTS, extract_code, reward_named, score_group, scorers
 
 # ------------------------------------------------------------------------------------------------------------ arguments
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-parser.add_argument("--model", default="out/sft", help="model directory or hub id to start from")
-parser.add_argument("--data", default="out/data/rl", help="directory of parquet files of targets; code is not needed")
-parser.add_argument("--out", default="out/virl", help="directory to write")
-parser.add_argument("--steps", type=int, default=144, help="rollout phases")
-parser.add_argument("--max-seconds", type=float, default=0, help="stop after this much training time (0: by steps)")
-parser.add_argument("--prompts", type=int, default=16, help="prompts per step over all processes")
-parser.add_argument("--group", type=int, default=8, help="rollouts per prompt (G)")
-parser.add_argument("--refill", type=int, default=0, help="rounds of further prompts where groups have no spread")
-parser.add_argument("--max-new-tokens", type=int, default=96, help="tokens per answer at most")
-parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature; training scores at the same")
-parser.add_argument("--slots", type=int, default=128, help="rollouts decoded together on one process")
-parser.add_argument("--updates", type=int, default=1, help="optimizer steps per rollout phase")
-parser.add_argument("--micro-groups", type=int, default=8, help="groups per forward and backward on one process")
+parser.add_argument("--model", type=cli.name, default="out/sft", help="model directory or hub id to start from")
+parser.add_argument("--data", type=cli.name, default="out/data/rl", help="directory of parquet files of targets; code is not needed")
+parser.add_argument("--out", type=cli.name, default="out/virl", help="directory to write")
+parser.add_argument("--steps", type=cli.whole(1), default=144, help="rollout phases")
+parser.add_argument("--max-seconds", type=cli.real(), default=0, help="stop after this much training time (0: by steps)")
+parser.add_argument("--prompts", type=cli.whole(1), default=16, help="prompts per step over all processes")
+parser.add_argument("--group", type=cli.whole(2), default=8, help="rollouts per prompt (G)")
+parser.add_argument("--refill", type=cli.whole(0), default=0, help="rounds of further prompts where groups have no spread")
+parser.add_argument("--max-new-tokens", type=cli.whole(1), default=96, help="tokens per answer at most")
+parser.add_argument("--temperature", type=cli.real(above=True), default=1.0, help="sampling temperature; training scores at the same")
+parser.add_argument("--slots", type=cli.whole(1), default=128, help="rollouts decoded together on one process")
+parser.add_argument("--updates", type=cli.whole(1), default=1, help="optimizer steps per rollout phase")
+parser.add_argument("--micro-groups", type=cli.whole(1), default=8, help="groups per forward and backward on one process")
 parser.add_argument("--reward", default="nanovinci",
                     help="nanovinci, paper (VinciCoder's formula; needs --encoder), or your MODULE:FUNCTION")
 parser.add_argument("--encoder", default="", help="vision encoder mixed into the reward, such as facebook/dinov2-large")
 parser.add_argument("--advantage", default="decoupled", choices=("decoupled", "paper"), help="how rewards are compared")
-parser.add_argument("--clip-low", type=float, default=0.2, help="lower clip of the probability ratio")
-parser.add_argument("--clip-high", type=float, default=0.28, help="upper clip of the probability ratio")
-parser.add_argument("--kl", type=float, default=0.0,
+parser.add_argument("--clip-low", type=cli.real(), default=0.2, help="lower clip of the probability ratio")
+parser.add_argument("--clip-high", type=cli.real(), default=0.28, help="upper clip of the probability ratio")
+parser.add_argument("--kl", type=cli.real(), default=0.0,
                     help="weight of the KL divergence from --model, which is then held a second time (0: none)")
-parser.add_argument("--overlong", type=int, default=16, help="tokens below the limit over which a penalty rises to 0.5")
-parser.add_argument("--lr", type=float, default=3e-4, help="AdamW learning rate")
-parser.add_argument("--matrix-lr", type=float, default=0.002, help="Muon learning rate of matrices (0: AdamW for all)")
-parser.add_argument("--weight-decay", type=float, default=0.0, help="decoupled weight decay of the inner matrices")
-parser.add_argument("--warmup", type=int, default=5, help="steps of linear warm-up")
-parser.add_argument("--decay", type=float, default=0.3, help="last fraction of the run with linear decay to zero")
-parser.add_argument("--clip", type=float, default=1.0, help="gradient norm limit")
-parser.add_argument("--render-workers", type=int, default=0, help="renderer workers a process (0: cores / processes)")
-parser.add_argument("--render-timeout", type=float, default=10.0, help="seconds per program")
+parser.add_argument("--overlong", type=cli.whole(0), default=16, help="tokens below the limit over which a penalty rises to 0.5")
+parser.add_argument("--lr", type=cli.real(), default=3e-4, help="AdamW learning rate")
+parser.add_argument("--matrix-lr", type=cli.real(), default=0.002, help="Muon learning rate of matrices (0: AdamW for all)")
+parser.add_argument("--weight-decay", type=cli.real(), default=0.0, help="decoupled weight decay of the inner matrices")
+parser.add_argument("--warmup", type=cli.whole(0), default=5, help="steps of linear warm-up")
+parser.add_argument("--decay", type=cli.real(0, 1), default=0.3, help="last fraction of the run with linear decay to zero")
+parser.add_argument("--clip", type=cli.real(above=True), default=1.0, help="gradient norm limit")
+parser.add_argument("--render-workers", type=cli.whole(0), default=0, help="renderer workers a process (0: cores / processes)")
+parser.add_argument("--render-timeout", type=cli.real(above=True), default=10.0, help="seconds per program")
 parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
 parser.add_argument("--eval-data", default="",
                     help="held-out samples for the in-loop evaluation (default: up to a tenth of DATA, not trained on)")
-parser.add_argument("--eval-every", type=int, default=36,
+parser.add_argument("--eval-every", type=cli.whole(0), default=36,
                     help="steps between greedy answers to held-out samples; the best policy is in OUT/best (0: never)")
-parser.add_argument("--eval-samples", type=int, default=64, help="samples that are answered then")
-parser.add_argument("--save-every", type=int, default=50, help="steps between resumable states")
-parser.add_argument("--sample-every", type=int, default=25, help="steps between entries of OUT/progress.html")
-parser.add_argument("--seed", type=int, default=0, help="seed of the data order and of every rollout")
+parser.add_argument("--eval-samples", type=cli.whole(0), default=64, help="samples that are answered then")
+parser.add_argument("--save-every", type=cli.whole(1), default=50, help="steps between resumable states")
+parser.add_argument("--sample-every", type=cli.whole(1), default=25, help="steps between entries of OUT/progress.html")
+parser.add_argument("--seed", type=cli.whole(0), default=0, help="seed of the data order and of every rollout")
 parser.add_argument("--resume", action="store_true", help="go on from the newest state in OUT")
 P.add_arguments(parser)
 
@@ -295,7 +300,7 @@ def score_tokens(policy, groups):
         return policy([group.prompt.branch([r.token_ids for r in group.rollouts]) for group in groups])
     rows = [group.prompt.extend(r.token_ids) for group in groups for r in group.rollouts]
     images = [p for p, group in enumerate(groups) for _ in group.rollouts]
-    return policy(rows, images, packed=not policy.recurrent)
+    return policy(rows, images)
 
 
 def before_updates(policy, micros):
@@ -460,11 +465,13 @@ def write_rollouts(path, groups):
 
 def main():
     args = parser.parse_args()
+    if not args.resume:
+        P.refuse_mixture(args.out)
     device = P.init_distributed()
     rank, world = P.world()
     main_rank = rank == 0
-    if args.group < 2 or args.prompts < world:
-        raise SystemExit(f"error: --group must be at least 2 and --prompts at least the number of processes ({world}).")
+    if args.prompts < world:
+        raise SystemExit(f"error: --prompts {args.prompts} is smaller than the number of processes ({world}).")
     reward_named(args.reward, args.encoder)  # a wrong name ends here
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # they spin while they wait; others render
     out = Path(args.out)
@@ -593,7 +600,7 @@ def main():
                     print(f"interrupted: state of step {step} saved in {out}/state; the same command with --resume "
                           "goes on.")
                 P.finish()
-                return
+                raise SystemExit(130 if signal.SIGINT in stop else 0)  # what stands behind && must not go on after Ctrl-C
     bar.close()
     P.save_policy(policy, out)
     if main_rank:

@@ -26,8 +26,8 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
-import report  # noqa: E402
 import reward as R  # noqa: E402
+import stats  # noqa: E402
 
 CONTROL = 690  # SFT steps of .16 s in the 110 s of ViRL's 144 steps, 2 idle cores
 TIMEOUT = ["--render-timeout", "60"]  # seconds: a busy machine must not fail a program
@@ -144,10 +144,10 @@ def collect(out):
         for name, (label, *_) in sorted(RUNS.items(), key=lambda run: run[0] != "virl"):  # what the others are compared with comes first
             if not (here / "eval" / name / "report.html").exists():
                 continue
-            items[name] = report.item_means(report.read_lines(here / "eval" / name / "scores.jsonl"))
+            items[name] = stats.item_means(stats.read_lines(here / "eval" / name / "scores.jsonl"))
             mine, base = items[name], items.get("virl", items[name])
-            asked = report.groups_of({item["id"]: item for item in report.read_lines(here / "eval" / name / "items.jsonl")})
-            difference = lambda ids, a, b, m: report.mean_se([a[i][m] - b[i][m] for i in sorted(ids & a.keys() & b.keys())])
+            asked = stats.groups_of({item["id"]: item for item in stats.read_lines(here / "eval" / name / "items.jsonl")})
+            difference = lambda ids, a, b, m: stats.mean_se([a[i][m] - b[i][m] for i in sorted(ids & a.keys() & b.keys())])
             differences = {"=".join(group): {mode: {m: difference(ids, mine[mode], base[mode], m) for m in METRICS} for mode in MODES}
                            for group, ids in asked.items() if group[0] in ("all", "task")}
             scores = json.loads((here / "eval" / name / "scores.json").read_text())
@@ -162,7 +162,7 @@ def collect(out):
 
 def over_seeds(found):
     """[(mean, standard error over items)] of the seeds -> mean and standard error over seeds; of a single seed its own."""
-    return report.mean_se([mean for mean, _ in found]) if len(found) > 1 else found[0]
+    return stats.mean_se([mean for mean, _ in found]) if len(found) > 1 else found[0]
 
 
 def table(rows, seeds, group, reference=""):

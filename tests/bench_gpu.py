@@ -164,7 +164,7 @@ def our_steps(args, policy, examples, rows, report):
         started = time.perf_counter()
         n = sum(len(e.input_ids) - e.prompt_length for e in examples)
         for row in rows:
-            (-policy(row, packed=True)[0].sum() / n).backward()
+            (-policy(row)[0].sum() / n).backward()
         P.clip_gradients(policy, 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -175,7 +175,7 @@ def our_steps(args, policy, examples, rows, report):
     if args.profile:
         from torch.profiler import ProfilerActivity, profile
         with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as p:
-            (-policy(rows[0], packed=True)[0].sum()).backward()
+            (-policy(rows[0])[0].sum()).backward()
             torch.cuda.synchronize()
         print(p.key_averages().table(sort_by="cuda_time_total", row_limit=args.profile, max_name_column_width=60))
     P.finish()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
-import report  # noqa: E402
+import stats  # noqa: E402
 
 RUNS = ("sft", "control", "virl")  # below OUT/eval
 GROUPS = (("all", "all"), ("source", "synth"), ("source", "synth/target-only"))
@@ -19,24 +19,24 @@ HEADS = ("all", "like the labels", "larger than any label")
 
 
 def pooled(seeds):
-    """[OUT/eval's runs of each seed, as report.load_runs gives them] -> the same runs over the items of all seeds."""
+    """[OUT/eval's runs of each seed, as stats.load_runs gives them] -> the same runs over the items of all seeds."""
     runs = []
     for of in zip(*seeds):
         items = {(s, i): item for s, run in enumerate(of) for i, item in run["items"].items()}
         means = {mode: {(s, i): row for s, run in enumerate(of) for i, row in run["means"].get(mode, {}).items()} for mode in of[0]["means"]}
-        runs.append({**of[0], "items": items, "means": means, "table": report.summarise(means, items)})
+        runs.append({**of[0], "items": items, "means": means, "table": stats.summarise(means, items)})
     return runs
 
 
 def score_lines(runs):
     """Markdown: mean ± standard error over images, of all languages and of each, baselines below the first."""
-    modes = report.modes_of(runs)
-    lines = ["| | " + " | ".join(f"{m} {mode}" for m in report.SHOWN for mode in modes.values()) + " |", "|---|" + "---|" * (len(report.SHOWN) * len(modes))]
-    _, rows = report.score_table(runs, "language")
+    modes = stats.modes_of(runs)
+    lines = ["| | " + " | ".join(f"{m} {mode}" for m in stats.SHOWN for mode in modes.values()) + " |", "|---|" + "---|" * (len(stats.SHOWN) * len(modes))]
+    _, rows = stats.score_table(runs, "language")
     group = ""
     for kind, label, _, *cells in rows:
         group = kind or group
-        if label in report.BASELINES.values() and group != "all":
+        if label in stats.BASELINES.values() and group != "all":
             continue
         lines.append(f"| {'' if group == 'all' else group + ': '}{label} | " + " | ".join("" if cell == "-" else cell for cell in cells) + " |")
     return lines
@@ -44,14 +44,14 @@ def score_lines(runs):
 
 def difference_lines(runs, seeds):
     """Markdown: the last run minus the one before, paired by image; in brackets each seed's mean; * beyond two standard errors."""
-    (a, b), modes = runs[-2:], report.modes_of(runs)
+    (a, b), modes = runs[-2:], stats.modes_of(runs)
     short = lambda x, form: re.sub(r"\b0\.", ".", f"{x:{form}}")
-    groups = report.groups_of(b["items"])
+    groups = stats.groups_of(b["items"])
     lines = [f"| {b['label']} - {a['label'].split(' (')[-1].rstrip(')')} | " + " | ".join(HEADS) + " |", "|---|---|---|---|"]
     for mode, name in modes.items():
-        gains = [report.paired(a["means"][mode], b["means"][mode], groups[g]) for g in GROUPS]
-        each = [[report.paired(x["means"][mode], y["means"][mode], report.groups_of(y["items"])[g]) for x, y in (s[-2:] for s in seeds)] for g in GROUPS]
-        for metric in report.SHOWN:
+        gains = [stats.paired(a["means"][mode], b["means"][mode], groups[g]) for g in GROUPS]
+        each = [[stats.paired(x["means"][mode], y["means"][mode], stats.groups_of(y["items"])[g]) for x, y in (s[-2:] for s in seeds)] for g in GROUPS]
+        for metric in stats.SHOWN:
             cells = []
             for gain, of in zip(gains, each):
                 mean, se, *_ = gain[metric]
@@ -65,7 +65,7 @@ def main():
     parser.add_argument("out", nargs="+", help="OUT of run.sh, one of each seed")
     parser.add_argument("--docs", action="store_true", help="write the tables into README.md as well")
     args = parser.parse_args()
-    seeds = [report.load_runs([Path(out, "eval", name) for name in RUNS]) for out in args.out]
+    seeds = [stats.load_runs([Path(out, "eval", name) for name in RUNS]) for out in args.out]
     runs = pooled(seeds)
     text = "\n".join([*score_lines(runs), "", "Paired differences, in brackets those of each seed; * marks more than two standard errors:", "", *difference_lines(runs, seeds)])
     print(text)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import ablate
-import report
 import reward as R
+import stats
 from render import Render
 
 ANSWER = "```svg\n<svg/>\n```"
@@ -77,11 +77,11 @@ def test_collect_pairs_items(tmp_path):
     for run, scores in (("sft", (0.2, 0.4)), ("virl", (0.5, 0.9))):
         folder = tmp_path / "seed_3" / "eval" / run
         folder.mkdir(parents=True)
-        row = lambda id_, mode, v: {**dict.fromkeys(report.METRICS, v), "id": id_, "mode": mode, "k": 0, "status": "ok"}
-        report.write_lines(folder / "scores.jsonl", [row(id_, mode, v) for mode in ablate.MODES for id_, v in zip("ab", scores)])
+        row = lambda id_, mode, v: {**dict.fromkeys(stats.METRICS, v), "id": id_, "mode": mode, "k": 0, "status": "ok"}
+        stats.write_lines(folder / "scores.jsonl", [row(id_, mode, v) for mode in ablate.MODES for id_, v in zip("ab", scores)])
         items = [{"id": id_, "language": "svg", "source": "s", "task": task} for id_, task in (("a", "generate"), ("b", "refine"))]
-        report.write_lines(folder / "items.jsonl", items)
-        cell = {mode: {"n": 2, **{m: report.mean_se(scores) for m in ablate.METRICS}} for mode in ablate.MODES}
+        stats.write_lines(folder / "items.jsonl", items)
+        cell = {mode: {"n": 2, **{m: stats.mean_se(scores) for m in ablate.METRICS}} for mode in ablate.MODES}
         (folder / "scores.json").write_text(json.dumps({"status": {"ok": 4}, "groups": {"all=all": cell, "length=long": cell}}))
         (folder / "report.html").touch()
         (tmp_path / "seed_3" / run).mkdir()

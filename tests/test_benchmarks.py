@@ -78,7 +78,7 @@ MAKERS = {f.__name__: f for f in (chartmimic, design2code, unisvg, image2latex, 
 
 
 def shown(samples):
-    return [(s.id, ev.extract_code(s.answer, s.language)[0], s.image) for s in samples]
+    return [(s.id, ev.code_of(s.answer, s.language), s.image) for s in samples]
 
 
 @pytest.mark.parametrize("name", benchmarks.BENCHMARKS)
@@ -200,11 +200,11 @@ def test_scored_with_published_numbers_beside(tmp_path, monkeypatch, capsys):
 
 def test_our_means_fill_the_columns_that_mean_the_same(monkeypatch):
     """The four parts of Design2Code are averaged; a column that lacks one of its metrics is not computed, never a number."""
-    import report
+    import stats
     means = {"n": 2, **{m: (v, 0.0) for m, v in zip(benchmarks.D2C, (0.2, 0.4, 0.6, 1.0))}}
     run = {"benchmark": "design2code", "label": "mine", "means": {"greedy": {}}, "table": {("all", "all"): {"greedy": means}}}
-    head, rows = report.published_table([run])
+    head, rows = stats.published_table([run])
     assert rows[0] == ["design2code", "mine, greedy", "0.550", "not computed", "not computed", "here, 2 items"] and len(head) == len(rows[1]) == 6
     means["d2c_clip"] = (0.8, 0.0)
-    assert report.published_table([run])[1][0][2:5] == ["0.550", "0.800", "0.600"]
-    assert report.published_table([{**run, "benchmark": None}]) == ()
+    assert stats.published_table([run])[1][0][2:5] == ["0.550", "0.800", "0.600"]
+    assert stats.published_table([{**run, "benchmark": None}]) == ()

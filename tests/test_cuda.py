@@ -61,7 +61,7 @@ def test_variable_length_kernel_equals_one_forward_a_sample(on_gpu, samples):
     for name, dtype, packed in (("exact", torch.float32, False), ("apart", torch.bfloat16, False), ("packed", torch.bfloat16, True)):
         on_gpu.dtype = dtype
         on_gpu.zero_grad()
-        logprobs = on_gpu(examples, packed=True)[0] if packed else torch.cat([on_gpu([e])[0] for e in examples])
+        logprobs = on_gpu(examples)[0] if packed else torch.cat([on_gpu([e])[0] for e in examples])
         (logprobs * torch.linspace(-1, 1, len(logprobs), device="cuda")).sum().backward()
         found[name] = logprobs.detach(), gradient(on_gpu)
     error = lambda name, k: ((found[name][k] - found["exact"][k]).norm() / found["exact"][k].norm()).item()

@@ -1,6 +1,7 @@
 """Gradients of the real loops over 1, 2 and 4 processes (gloo): the same, however the work is cut."""
 import multiprocessing
 import os
+import shutil
 import socket
 import sys
 
@@ -28,6 +29,8 @@ def first_gradient(rank, world, port, arguments, out):
             torch.save(found, out)
         raise Enough
     P.clip_gradients = keep
+    if rank:  # the weights come from rank 0
+        arguments = ["--model", arguments[1] + ".no_weights", *arguments[2:]]
     sys.argv = ["sft.py", *arguments]
     try:
         sft.main()
@@ -39,6 +42,8 @@ def first_gradient(rank, world, port, arguments, out):
 def gradient(tiny, tmp_path_factory):
     """-> function of (world, extra arguments) -> {name: gradient} of a step over the same 12 samples."""
     folder = tmp_path_factory.mktemp("distributed")
+    shutil.copytree(tiny, folder / "tiny")
+    shutil.copytree(tiny, folder / "tiny.no_weights", ignore=shutil.ignore_patterns("*.safetensors"))
     data.write_samples(drawn_samples(12, seed=5), folder / "sft" / "part-0.parquet")
     context = multiprocessing.get_context("forkserver")  # imports torch once for all ranks
     context.set_forkserver_preload(["sft", "virl", "transformers.models.qwen3_vl.modeling_qwen3_vl"])
@@ -48,7 +53,7 @@ def gradient(tiny, tmp_path_factory):
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
         out = folder / f"gradient_{world}_{'_'.join(extra)}.pt"
-        arguments = ["--model", str(tiny), "--data", str(folder / "sft"), "--out", str(folder / "out"), "--steps", "1", "--dtype", "float32", *extra]
+        arguments = ["--model", str(folder / "tiny"), "--data", str(folder / "sft"), "--out", str(folder / "out"), "--steps", "1", "--dtype", "float32", *extra]
         ranks = [context.Process(target=first_gradient, args=(rank, world, port, arguments, out)) for rank in range(world)]
         for p in ranks:
             p.start()
@@ -60,7 +65,8 @@ def gradient(tiny, tmp_path_factory):
 
 
 def test_gradient_is_the_same_however_the_step_is_cut(gradient):
-    """12 samples in one step: micro-batches, packed rows (fewer than ranks, too), processes, replicas, recomputed activations."""
+    """12 samples in one step: micro-batches, packed rows (fewer than ranks, too), processes (of which the first reads the weights), replicas,
+    recomputed activations."""
     whole = gradient(1, "--batch", "12", "--micro-batch", "12")
     norm = sum(g.square().sum() for g in whole.values()).sqrt()
     assert norm > 0.01

@@ -10,7 +10,7 @@ from skimage.metrics import structural_similarity
 import data
 import domain
 import eval as ev
-import report
+import stats
 import synth
 from synth_latex import document
 from conftest import ROOT
@@ -346,19 +346,19 @@ def test_evaluation_of_five_domains(tmp_path, monkeypatch, capsys, encoders):
         return capsys.readouterr().out
 
     printed = evaluate(tmp_path / "runs" / "slow", "--slow-metrics", "--encoders", f"dinov2={encoders['dinov2']}")
-    found = {(r["id"], r["mode"]): r for r in report.read_lines(tmp_path / "runs" / "slow" / "scores.jsonl")}
+    found = {(r["id"], r["mode"]): r for r in stats.read_lines(tmp_path / "runs" / "slow" / "scores.jsonl")}
     for (id_, mode), r in found.items():
         metrics, value = domain.METRICS[id_.split("-")[0]], 0 if id_.endswith("2") else 1
         assert set(r["domain"]) == {*metrics, "dinov2"}
         if mode == "greedy":
             assert all(v == pytest.approx(value) for m, v in r["domain"].items() if m != "unisvg" and v is not None), (id_, r["domain"])
     assert set(found["chart-1", "t1"]["domain"][m] for m in domain.METRICS["chart"]) == {None} and found["chart-1", "t1"]["status"] == "ok"
-    compared = {(r["id"], r["mode"]): r for r in report.read_lines(tmp_path / "runs" / "slow" / "baselines.jsonl")[1:]}
+    compared = {(r["id"], r["mode"]): r for r in stats.read_lines(tmp_path / "runs" / "slow" / "baselines.jsonl")[1:]}
     assert compared["chart-0", "blank"]["domain"]["chartmimic"] == compared["chem-0", "blank"]["domain"]["valid"] == 0
     assert 0 <= compared["chart-0", "other"]["domain"]["chartmimic"] < 1 and compared["chem-1", "other"]["domain"]["valid"] == 1 > compared["chem-1", "other"]["domain"]["tanimoto_morgan"]
     assert compared["latex-1", "other"]["domain"]["tex_text"] == 0 and compared["svg-1", "other"]["domain"]["unisvg_ssim"] < 0.99
-    runs = report.load_runs([tmp_path / "runs" / "slow"])
-    tables = {rows[0][0]: (head, rows) for head, rows in report.domain_tables(runs)}
+    runs = stats.load_runs([tmp_path / "runs" / "slow"])
+    tables = {rows[0][0]: (head, rows) for head, rows in stats.domain_tables(runs)}
     assert list(tables) == [*domain.METRICS, "refine"]
     head, rows = tables["chem"]
     greedy = dict(zip(head, rows[0]))
@@ -374,6 +374,6 @@ def test_evaluation_of_five_domains(tmp_path, monkeypatch, capsys, encoders):
     assert "slow, greedy" in printed and "unisvg_ssim" in printed and "Metrics of the domains" in (tmp_path / "runs" / "slow" / "report.html").read_text()
 
     evaluate(tmp_path / "runs" / "fast")  # its baselines lack the slow metrics, so they are not taken from the run beside
-    fast = {(r["id"], r["mode"]): r for r in report.read_lines(tmp_path / "runs" / "fast" / "scores.jsonl")}
+    fast = {(r["id"], r["mode"]): r for r in stats.read_lines(tmp_path / "runs" / "fast" / "scores.jsonl")}
     assert fast["svg-0", "greedy"]["domain"] == {} and fast["latex-0", "greedy"]["domain"]["ems"] is None and fast["chem-0", "greedy"]["domain"]["exact"] == 1
-    assert all(r["domain"].get("ems") is None for r in report.read_lines(tmp_path / "runs" / "fast" / "baselines.jsonl")[1:])
+    assert all(r["domain"].get("ems") is None for r in stats.read_lines(tmp_path / "runs" / "fast" / "baselines.jsonl")[1:])

@@ -3,11 +3,14 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +18,11 @@ import pytest
 import data
 import eval as ev
 import metrics
-import report
 import scenes
+import scoring
+import stats
 from conftest import ROOT, drawn_samples, run_eval
-from render import Renderer, available
+from render import Render, Renderer, available
 
 needs_svg = pytest.mark.skipif(bool(available()["svg"]), reason=f"SVG cannot be rendered here: {available()['svg']}")
 HOSTILE = ('"><img src=x onerror="window.pwned=1"><script>window.pwned=1</script></script><script src="https://example.com/a.js">'
@@ -93,14 +97,14 @@ def test_edit_similarity_equals_the_textbook_recursion():
 def row(id_, mode, k, value, status="ok"):
     number = math.nan if status == "infra" else value
     return {"id": id_, "mode": mode, "k": k, "status": status, "tokens": 5, "finish": "stop",
-            **{m: None if number != number else number for m in report.METRICS}, "execution": float(status == "ok")}
+            **{m: None if number != number else number for m in stats.METRICS}, "execution": float(status == "ok")}
 
 
 def test_means_and_errors_are_over_items():
     items = {i: {"id": i, "language": "svg", "source": "s", "task": "generate"} for i in "abc"}
     rows = [row("a", "t1", 0, 1.0), row("a", "t1", 1, 0.0, "error"), row("b", "t1", 0, 0.5), row("b", "t1", 1, 0.3),
             row("b", "t1", 2, None, "infra"), row("c", "t1", 0, None, "infra")]
-    table = report.summarise(report.item_means(rows), items)["all", "all"]["t1"]
+    table = stats.summarise(stats.item_means(rows), items)["all", "all"]["t1"]
     assert table["n"] == 2  # item c has no answer that our renderer could judge
     assert table["reward"] == pytest.approx((0.45, np.std([0.5, 0.4], ddof=1) / math.sqrt(2)))
     assert table["visual_valid"][0] == pytest.approx((1.0 + 0.4) / 2) and table["execution"][0] == 0.75
@@ -109,12 +113,12 @@ def test_means_and_errors_are_over_items():
 def test_paired_differences():
     rng = np.random.default_rng(0)
     base, gain = rng.random(200), rng.normal(0.05, 0.02, 200)
-    a = {str(i): dict.fromkeys(report.SHOWN, float(v)) for i, v in enumerate(base)}
-    b = {str(i): dict.fromkeys(report.SHOWN, float(v + g)) for i, (v, g) in enumerate(zip(base, gain))}
-    mean, se, low, high = report.paired(a, b, list(a))["reward"]
+    a = {str(i): dict.fromkeys(stats.SHOWN, float(v)) for i, v in enumerate(base)}
+    b = {str(i): dict.fromkeys(stats.SHOWN, float(v + g)) for i, (v, g) in enumerate(zip(base, gain))}
+    mean, se, low, high = stats.paired(a, b, list(a))["reward"]
     assert mean == pytest.approx(gain.mean()) and se == pytest.approx(gain.std(ddof=1) / math.sqrt(200))
     assert (low, high) == pytest.approx((mean - 1.96 * se, mean + 1.96 * se), abs=0.5 * se)  # far below the spread of `base`
-    assert report.paired(a, {}, list(a)) == {}
+    assert stats.paired(a, {}, list(a)) == {}
 
 
 def test_unusable_prediction_lines_are_counted(tmp_path):
@@ -171,7 +175,7 @@ def test_reference_code_scores_the_maximum(scored):
 
 @needs_svg
 def test_failures_count_zero_and_nothing_is_dropped_silently(scored):
-    rows = report.read_lines(scored / "runs" / "B" / "scores.jsonl")
+    rows = stats.read_lines(scored / "runs" / "B" / "scores.jsonl")
     assert len(rows) == 21
     for r in rows:
         if r["status"] != "ok":
@@ -186,9 +190,33 @@ def test_baselines_are_taken_from_a_run_beside(scored):
     first, second = ((scored / "runs" / name / "baselines.jsonl").read_text() for name in "AB")
     assert first == second
     samples = ev.held_out(scored / "test", 0)
-    assert ev.known_baselines(samples, scored / "runs" / "C")[1] is not None
+    assert scoring.known_baselines(samples, scored / "runs" / "C")[1] is not None
     samples[0].prompt += " "
-    assert ev.known_baselines(samples, scored / "runs" / "C")[1] is None
+    assert scoring.known_baselines(samples, scored / "runs" / "C")[1] is None
+
+
+@needs_svg
+@pytest.mark.parametrize("happens", ["interrupted", "renderer lost"])
+def test_a_run_is_replaced_only_by_a_whole_one(happens, scored, tmp_path, monkeypatch):
+    """Ctrl-C while a run is scored again, or a renderer that fails at everything: what OUT held stays, byte for byte."""
+    out = tmp_path / "run"
+    shutil.copytree(scored / "runs" / "A", out)
+    state = lambda: {f.relative_to(out): f.read_bytes() for f in out.rglob("*") if f.is_file()}
+    before, item = state(), scoring.Scorer.item
+
+    def stopped(self, number, *rest):
+        rows, base = item(self, number, *rest)
+        if happens == "interrupted" and number == 3:
+            raise SystemExit(130)
+        return [{**row, "status": "infra"} for row in rows], base
+
+    monkeypatch.setattr(scoring.Scorer, "item", stopped)
+    with pytest.raises(SystemExit, match="130" if happens == "interrupted" else "error: the renderer failed on every prediction"):
+        run_eval(monkeypatch, "--predictions", scored / "B.jsonl", "--data", scored / "test", "--out", out)
+    assert state() == before
+    monkeypatch.setattr(scoring.Scorer, "item", item)
+    run_eval(monkeypatch, "--predictions", scored / "B.jsonl", "--data", scored / "test", "--out", out, "--workers", 1)
+    assert (out / "scores.jsonl").read_text() == (scored / "runs" / "B" / "scores.jsonl").read_text() != before[Path("scores.jsonl")].decode()
 
 
 @needs_svg
@@ -221,6 +249,8 @@ def test_interrupted_and_sharded_generation_give_the_same_answers(tmp_path, tiny
     ask(tmp_path / "cut")
     assert (tmp_path / "cut" / "predictions.jsonl").read_text() == whole
     ev.predict(lambda: pytest.fail("nothing is missing: no model is needed"), items, tmp_path / "cut", 2, 12, seed=7)
+    ev.predict(lambda: pytest.fail("nor for less"), items[:2], tmp_path / "cut", 1, 12, seed=7)
+    assert sorted((tmp_path / "cut" / "predictions.jsonl").read_text().splitlines()) == sorted(whole.splitlines())  # none is lost
 
 
 def test_samples_that_cannot_be_asked_count_as_empty_answers(tmp_path, tiny, capsys):
@@ -228,9 +258,40 @@ def test_samples_that_cannot_be_asked_count_as_empty_answers(tmp_path, tiny, cap
     items[1].prompt = "draw " * 5000
     policy = ev.load_model(tiny)
     ev.predict(lambda: policy, items, tmp_path, 1, 8, seed=0)
-    rows = {(r["id"], r["mode"]): r for r in report.read_lines(tmp_path / "predictions.jsonl")}
+    rows = {(r["id"], r["mode"]): r for r in stats.read_lines(tmp_path / "predictions.jsonl")}
     assert len(rows) == 6 and rows["t1", "t1"]["finish"] == "unusable" and rows["t1", "greedy"]["response"] == ""
     assert "1 of 3 samples cannot be asked and count as empty answers, first: t1" in capsys.readouterr().out
+
+
+@needs_svg
+def test_scores_of_a_policy_in_training(scored, monkeypatch):
+    """Two of five answers are the reference, two are no code, one is lost by our renderer and in no mean, whatever the order in which they end."""
+    items, seen = ev.held_out(scored / "test", 5), []
+    texts = [items[0].answer, "nothing", items[2].answer, "```svg\n<svg/>\n```", ""]
+    monkeypatch.setattr(ev, "ask", lambda policy, samples, *rest: [rest[-1](i, 0, {"response": texts[i]}) for i in (3, 1, 4, 0, 2)])
+    policy = SimpleNamespace(device=SimpleNamespace(type="cpu"), dtype="theirs", train=lambda: seen.append("train"))
+
+    class Lost(Renderer):
+        def submit(self, language, code, size):
+            job = Future()
+            job.set_result(Render(None, "infra", "lost"))
+            return job if code == "<svg/>" else super().submit(language, code, size)
+
+    with Lost(1) as renderer:
+        found = ev.greedy_scores(policy, items, renderer, 8)
+    assert found["execution"] == 0.5 and found["outside"] == pytest.approx(0.5, abs=0.02) and found["visual"] == pytest.approx(0.5, abs=0.02)
+    assert set(found) == set(stats.SHOWN) and seen == ["train"] and policy.dtype == "theirs"
+
+
+def test_an_answer_that_fits_no_memory_is_one_line_and_other_errors_are_not_taken_for_it(tiny, monkeypatch):
+    import generate
+    policy, items = ev.load_model(tiny), drawn_samples(1)
+    ask = lambda on_answer: ev.ask(policy, items, 1, 4, 0.0, [[0]], 2, 1.0, on_answer)
+    with pytest.raises(ValueError, match="mine"):
+        ask(lambda *a: (_ for _ in ()).throw(ValueError("mine")))
+    monkeypatch.setattr(generate, "free_memory", lambda device: 0)
+    with pytest.raises(SystemExit, match="^error: the key/value cache of one rollout .* lower --max-new-tokens"):
+        ask(lambda *a: pytest.fail("nothing is answered"))
 
 
 @needs_svg
@@ -263,6 +324,16 @@ def test_sigterm_leaves_predictions_and_resume_finishes(tmp_path, tiny, scored, 
     (["--compare", "d", "--out", "o"], "d is not a scored run \\(no scores.json"),
     (["--model", "d", "--data", "d", "--out", "o"], "no model at d"),
     (["--model", "d", "--image", "d/x.png", "--language", "svg"], "x.png: .*image"),
+    (["--compare", "cut", "--out", "o"], "line 2 of cut/scores.jsonl is no JSON"),
+    (["--compare", "mixed", "--out", "o"], "mixed is not a scored run: its files do not fit each other .*1 scored ids"),
+    (["--compare", "bare", "--out", "o"], "bare is not a scored run: .*KeyError"),
+    (["--compare", "d"], "--compare needs --out"),
+    (["--predictions", "alien.jsonl", "--data", "d", "--out", "o", "--resume", "--best-of", "2"], "with --predictions there is no meaning to --best-of, --resume"),
+    (["--model", "d", "--data", "d", "--out", "o", "--language", "svg"], "with --model there is no meaning to --language"),
+    (["--predictions", "alien.jsonl", "--image", "d/x.png"], "--image needs --model"),
+    (["--model", "d", "--data", "d", "--out", "o", "--encoders", "clip"], "--encoders clip: write KIND=NAME"),
+    (["--model", "d", "--data", "d", "--out", "o", "--curves", "d"], "d has no metrics.jsonl"),
+    (["--model", "d", "--data", "d", "--out", "begun", "--resume"], "run.json is damaged, so how begun/predictions.jsonl was made is unknown"),
 ])
 def test_bad_input_is_one_line(argv, message, tmp_path, samples, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -270,9 +341,17 @@ def test_bad_input_is_one_line(argv, message, tmp_path, samples, monkeypatch):
     Path("d/x.png").write_text("no image")
     Path("empty.jsonl").touch()
     predictions(Path("alien.jsonl"), [{"id": "zz", "mode": "t1", "response": ""}])
+    for name, scores, label in (("cut", [row("a", "t1", 0, 1.0), '{"id": "a", "mo'], "x"), ("mixed", [row("b", "t1", 0, 1.0)], "x"), ("bare", [], None)):
+        predictions(Path(name, "scores.jsonl"), scores)
+        predictions(Path(name, "baselines.jsonl"), [{"fingerprint": None}])
+        predictions(Path(name, "items.jsonl"), [{"id": "a", "language": "svg"}])
+        Path(name, "scores.json").write_text(json.dumps({"label": label, "counts": ""} if label else {}))
+    predictions(Path("begun/predictions.jsonl"), [{"id": samples[0].id, "mode": "greedy", "response": ""}])
+    Path("begun/run.json").write_text("{")
     with pytest.raises(SystemExit, match=message) as e:
         run_eval(monkeypatch, *argv)
-    assert "\n" not in str(e.value)
+    assert "\n" not in str(e.value) and str(e.value).startswith("error: ")
+    assert not any(f.stat().st_size for f in Path().glob("o/pred*"))  # nothing is begun that would have to be resumed
 
 
 def test_samples_set_aside_are_counted(tmp_path, capsys):

@@ -14,9 +14,7 @@ import dedupe
 import defects
 import domain
 import reward
-from render import HARMLESS, LANGUAGES, Renderer, available
-from sandbox import safe
-from server import FAMILIES
+from render import FAMILIES, HARMLESS, LANGUAGES, Renderer, available, safe
 
 TEXT = (ROOT / "docs" / "extending.md").read_text()
 SHORT = {"sft.py": ["--steps", 2, "--batch", 4, "--render-every", 0],
@@ -65,10 +63,11 @@ def test_the_domain_passes_through_every_stage(tmp_path):
 PROBE = """
 import sys
 import numpy as np
-import data, eval, parts
+import data, parts
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from render import Renderer, available
+from scoring import Answer, judge
 
 program, wrong, fence = ".rr\\nbb.\\nb..\\nb..\\n...\\n" * 2, ".rr\\nbb.\\nb..\\nb..\\n..g\\n" * 2, lambda code: data.fenced("grid", code)
 if __name__ == "__main__":
@@ -79,10 +78,11 @@ if __name__ == "__main__":
     assert target.status == other.status == "ok" and target.image.shape == (80, 24, 3) and (target.image[0, 8] == (255, 0, 0)).all(), target
     assert broken.status == "error" and "'x'" in broken.message, broken
     assert data.infer_language(data.Sample("Write Grid code", fence(program), b"")) == "grid"
-    rows = eval.judge(data.png(target.image), "grid", program, [(fence(code), render, None, (code, render)) for code, render in ((program, target), (wrong, other))], target)
+    answers = [Answer(fence(code), render, view=(code, render)) for code, render in ((program, target), (wrong, other))]
+    rows = judge(data.png(target.image), "grid", program, answers, target)
     assert rows[0]["reward"] == 1 > rows[1]["reward"] > 0.1 and rows[0]["domain"] == {}, rows
     Path("programs").mkdir()
-    parts.ProcessPoolExecutor = lambda workers, *_: ThreadPoolExecutor(workers)  # four commands without starting four processes
+    parts.cli.Pool = lambda workers, *_: ThreadPoolExecutor(workers)  # four commands without starting four processes
     rng = np.random.default_rng(0)
     for i in range(60):
         Path(f"programs/{i}.grid").write_text("\\n".join("".join(rng.choice(list("..rgb"), 6)) for _ in range(6)))
@@ -100,7 +100,7 @@ def with_grid(folder, leave_out=None):
         shutil.copy(file, folder)
     entries = re.findall(r"^\| `([\w.]+)` \| `([^`]+)` \| `([^`]+)` \|", TEXT.split("\n## A language of your own\n")[1], re.M)
     entries = [(file, behind, behind + added) for file, behind, added in entries]
-    for i, (file, old, new) in enumerate([*entries, ("drawing.py", "def draw_svg(", block("A language of your own", "python") + "def draw_svg(")]):
+    for i, (file, old, new) in enumerate([*entries, ("render.py", "def draw_svg(", block("A language of your own", "python") + "def draw_svg(")]):
         lines = (folder / file).read_text()
         (place,) = re.findall(rf"^{re.escape(old)}", lines, re.M)
         if i != leave_out:

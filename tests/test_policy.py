@@ -50,7 +50,7 @@ def test_logprobs_equal_the_stock_model(loaded, samples):
     for e in encode(loaded, samples[:4]):
         ours, entropy = loaded([e])
         is_image = (e.input_ids == stock.config.image_token_id).int()[None]
-        stock.model.visual.config._attn_implementation = "eager"
+        stock.model.visual.config._attn_implementation = stock.model.language_model.config._attn_implementation = "eager"
         logits = stock(input_ids=e.input_ids[None], pixel_values=loaded.normalised(e.pixel_values), image_grid_thw=e.image_grid_thw,
                        mm_token_type_ids=is_image, use_cache=False).logits[0].float()
         stock.model.visual.config._attn_implementation = "vision_flash_per_image"
@@ -60,7 +60,7 @@ def test_logprobs_equal_the_stock_model(loaded, samples):
         torch.testing.assert_close(entropy, -(p * logp.masked_fill(loaded.banned, 0)).sum(-1), atol=1e-5, rtol=1e-4)
 
 
-def test_padding_and_micro_batches_do_not_change_gradients(loaded, samples):
+def test_micro_batches_do_not_change_gradients(loaded, samples):
     examples = encode(loaded, samples[:8])
     references = None
     for size in (1, 3, 8):
@@ -79,15 +79,33 @@ def assert_packing_is_exact(policy, examples):
     (apart * weight).sum().backward()
     g = gradient(policy)
     policy.zero_grad()
-    together, _ = policy(examples, packed=True)
+    together, _ = policy(examples)
     (together * weight).sum().backward()
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
     assert (g - gradient(policy)).norm() / g.norm() < 1e-5
     policy.zero_grad()
+    with torch.no_grad():  # another kernel
+        torch.testing.assert_close(policy(examples)[0], apart, atol=1e-5, rtol=1e-5)
 
 
-def test_packed_equals_apart(loaded, samples):
-    assert_packing_is_exact(loaded, encode(loaded, samples[:5]))
+@pytest.mark.parametrize("short", [256, 0])
+def test_packed_equals_apart(loaded, samples, monkeypatch, short):
+    """Segments of very different length; by plain products and by SDPA."""
+    monkeypatch.setattr(attention, "SHORT", short)
+    examples = encode(loaded, samples[:5]) + [loaded.encode("word " * n, data.open_image(samples[0]), samples[0].answer) for n in (60, 200)]
+    assert len(attention.group_segments([len(e.input_ids) for e in examples], 2000, "cpu").shapes) > 2
+    assert_packing_is_exact(loaded, examples)
+
+
+def test_groups_pad_each_segment_with_its_own_tokens():
+    """Places and tokens are inverse, groups hold segments of nearly one length, padding names no other segment."""
+    lengths = [3, 9, 4, 10, 1, 4]
+    groups = attention.group_segments(lengths, 40, "cpu")
+    assert torch.equal(groups.padded[groups.places[:31]], torch.arange(31)) and len(groups.places) == 40
+    assert groups.shapes == [(2, 16), (3, 8), (1, 8)] and len(attention.group_segments([5] * 20, 100, "cpu").shapes) == 3
+    segment = torch.arange(6).repeat_interleave(torch.tensor(lengths))
+    rows = [row for (n, L), part in zip(groups.shapes, groups.padded.split([n * L for n, L in groups.shapes])) for row in part.view(n, L)]
+    assert sorted(segment[row].unique().tolist() for row in rows) == [[i] for i in range(6)]
 
 
 def test_recomputed_activations_give_the_same_gradients(loaded, samples):
@@ -95,11 +113,11 @@ def test_recomputed_activations_give_the_same_gradients(loaded, samples):
     examples, runs = encode(loaded, samples[:3]), []
     loaded.model.model.language_model.layers[0].self_attn.q_proj.register_forward_hook(lambda *_: runs.append(1))
     loaded.train()
-    loaded(examples, packed=True)[0].sum().backward()
+    loaded(examples)[0].sum().backward()
     g, once = gradient(loaded), len(runs)
     loaded.zero_grad()
     loaded.model.activation_checkpointing_enable({"use_reentrant": False})
-    loaded(examples, packed=True)[0].sum().backward()
+    loaded(examples)[0].sum().backward()
     assert once == 1 and len(runs) == 1 + 2
     assert (g - gradient(loaded)).norm() / g.norm() < 1e-6
 
@@ -199,6 +217,20 @@ def test_bad_model_directories_end_in_one_line(tmp_path, content, words):
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(SystemExit) as e:
         P.load_policy(tmp_path if content else tmp_path / "absent")
+    assert words in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("damage, words", [
+    (lambda p: (p / "model.safetensors").write_bytes((p / "model.safetensors").read_bytes()[:-1000]), "does not load"),
+    (lambda p: (p / "model.safetensors").write_bytes(b""), "does not load"), (lambda p: (p / "model.safetensors").unlink(), "does not load"),
+    (lambda p: (p / "tokenizer.json").write_text("{"), "does not load"), (lambda p: (p / "preprocessor_config.json").unlink(), "does not load"),
+    (lambda p: (p / "chat_template.jinja").unlink(), "no chat template"), (lambda p: (p / "config.json").write_text("{"), "no model at")])
+def test_a_damaged_model_directory_ends_in_one_line(tiny, tmp_path, damage, words):
+    import shutil
+    shutil.copytree(tiny, tmp_path / "model")
+    damage(tmp_path / "model")
+    with pytest.raises(SystemExit) as e:
+        P.load_policy(tmp_path / "model")
     assert words in str(e.value) and "\n" not in str(e.value)
 
 

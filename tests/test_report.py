@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import report
+import stats
 from chromium import find_chromium
 
 needs_browser = pytest.mark.skipif(not find_chromium(), reason="no Chromium to open the page with")
@@ -56,15 +57,15 @@ def make_runs(root, labels, n, modes=("greedy", "t1"), text=lambda i: "", answer
                           "prompt": text(i + 3), "answer": "same\n" + text(i + 4), "target": f"renders/{i}-target.png"})
             for mode in modes:
                 ok = i % 3 > 0
-                rows.append({"id": items[-1]["id"], "mode": mode, "k": 0, **{m: (i / n + r / 1000) * ok for m in report.METRICS}, "execution": float(ok),
+                rows.append({"id": items[-1]["id"], "mode": mode, "k": 0, **{m: (i / n + r / 1000) * ok for m in stats.METRICS}, "execution": float(ok),
                              "status": "ok" if ok else "error", "message": "" if ok else text(i + 5)[:300], "render": f"renders/{i}.png" if ok else None,
                              "response": "same\n" + answer(r, i), "tokens": 9, "finish": "stop"})
-            baselines.append({"id": items[-1]["id"], "mode": "blank", "k": 0, **{m: 0.1 for m in report.METRICS}, "status": "ok", "message": ""})
-        report.write_lines(out / "items.jsonl", items)
-        report.write_lines(out / "scores.jsonl", rows)
-        report.write_lines(out / "baselines.jsonl", baselines)
+            baselines.append({"id": items[-1]["id"], "mode": "blank", "k": 0, **{m: 0.1 for m in stats.METRICS}, "status": "ok", "message": ""})
+        stats.write_lines(out / "items.jsonl", items)
+        stats.write_lines(out / "scores.jsonl", rows)
+        stats.write_lines(out / "baselines.jsonl", baselines)
         (out / "scores.json").write_text(json.dumps({"label": label, "counts": f"{len(rows)} predictions {label}"}))
-    return report.load_runs([root / str(r) for r in range(len(labels))])
+    return stats.load_runs([root / str(r) for r in range(len(labels))])
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_hostile_text_is_shown_and_does_nothing(tmp_path, listener, opened):
     training.mkdir()
     (training / "metrics.jsonl").write_text("".join(json.dumps({"seconds": i, "loss": 3 / (i + 1)}) + "\n" for i in range(50)))
     file = tmp_path / "report.html"
-    report.write_report(runs, file, "\n\n".join(texts), [training, training])
+    report.write_report(runs, file, "\n\n".join(texts), report.curves([training, training]))
     before = len(seen)
     with opened(file) as (page, errors, dialogs):
         page.on("request", lambda r: seen.append(r.url) if not r.url.startswith("data:") else None)
@@ -246,14 +247,14 @@ def test_script_aligns_lines_and_draws_differences(tmp_path, opened):
 @needs_browser
 @pytest.mark.parametrize("n_runs, modes", [(1, ("greedy",)), (5, ("greedy", "t1", "best8", "a", "b"))])
 def test_any_number_of_runs_and_modes_fits_a_phone(n_runs, modes, tmp_path, monkeypatch, opened):
-    monkeypatch.setattr(report, "MODES", {mode: report.MODES.get(mode, f"mode {mode}") for mode in modes})
+    monkeypatch.setattr(stats, "MODES", {mode: stats.MODES.get(mode, f"mode {mode}") for mode in modes})
     runs = make_runs(tmp_path, [f"run {r} of a long name" for r in range(n_runs)], 6, modes, languages=("svg",))
     report.write_report(runs, tmp_path / "report.html")
     for width in (390, 1400):
         with opened(tmp_path / "report.html", width) as (page, errors, _):
             page.locator("summary", has_text="code").first.click()
             assert page.locator(".bars").first.locator("svg").first.locator("rect").count() == n_runs * len(modes)
-            assert page.locator(".forest svg").count() == (n_runs - 1) * len(report.SHOWN) * len(modes)
+            assert page.locator(".forest svg").count() == (n_runs - 1) * len(stats.SHOWN) * len(modes)
             assert page.evaluate("document.documentElement.scrollWidth") <= width and errors == []
             assert page.locator("select[title=mode] option").count() == len(modes)
 
@@ -264,10 +265,10 @@ def test_pieces_of_the_gallery(tmp_path, monkeypatch):
     """Pictures once per item, small where there are many; answers compressed; nothing that ends a script element."""
     runs = make_runs(tmp_path, ["A", "B"], 3, answer=lambda r, i: f"</script>{r}{i}")
     text = report.gallery(runs)
-    scripts = dict(re.findall(r"<script type=\"[a-z/]+\" id=(\w+)>(.*?)</script>", text))
+    scripts = dict(re.findall(r"<script type=\"[a-z/]+\" id=\"(\w+)\">(.*?)</script>", text))
     assert list(scripts) == ["data", "p0", "p1", "p2", "t0"] and text.count("</script") == 5
     index, piece = json.loads(scripts["data"]), json.loads(scripts["p1"])
-    assert index["items"][2]["runs"]["t1"][1] == ["ok", *[0.668] * 2, 1.0, *[0.668] * (len(report.METRICS) - 3)]
+    assert index["items"][2]["runs"]["t1"][1] == ["ok", *[0.668] * 2, 1.0, *[0.668] * (len(stats.METRICS) - 3)]
     assert piece["pictures"] == [report.thumbnail(tmp_path / "0" / "renders" / "1-target.png")]  # target and renders are equal
     assert piece["target"] == 0 and piece["runs"]["greedy"] == [[0, ""], [0, ""]]
     assert json.loads(gzip.decompress(base64.b64decode(scripts["t0"])))[2]["runs"]["t1"] == ["same\n</script>02", "same\n</script>12"]
@@ -286,8 +287,14 @@ def test_escape_shows_what_cannot_be_seen():
     assert report.escape("\u202e\0\u2028\ud800\r") == "\\u202e\\u0000\\u2028\\ud800\\u000d"
 
 
+def test_tags_escape_what_is_no_html():
+    assert report.tag("p", "<b>", report.tag("br"), [" & ", report.Html("<i>")], class_="a\"b", data_page="<", hidden=True) == (
+        '<p class="a&quot;b" data-page="&lt;" hidden>&lt;b&gt;<br> &amp; <i></p>')
+    assert report.joined() == "" and report.joined(["<", ("a", [])]) == "&lt;a" and isinstance(report.joined("x"), report.Html)
+
+
 def test_tables_group_only_where_groups_have_several_rows():
     grouped = report.html_table(["language", "answers of", "reward"], [["<svg>", "A", ".5±.1"], ["", "blank canvas", ".1"]], "A")
-    assert "<th>language</th>" not in grouped and "<th colspan=2><span>&lt;svg&gt;</span></th>" in grouped
+    assert "<th>language</th>" not in grouped and '<th colspan="2"><span>&lt;svg&gt;</span></th>' in grouped
     assert '<tr class="strong"><td>A</td><td>.5<small>±.1</small></td></tr><tr class="soft"><td>blank canvas</td><td>.1</td></tr>' in grouped
     assert "<th>benchmark</th>" in report.html_table(["benchmark", "score"], [["x", "1"], ["y", "2"]])

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import threading
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -13,26 +14,42 @@ from PIL import Image
 import data
 import eval as ev
 import refine
-import report
 import search
+import stats
 from conftest import drawn_samples, run_eval
 from render import available
+from scoring import workshop
 
 needs_web = pytest.mark.skipif(any(available()[name] for name in ("svg", "html")), reason=f"SVG or HTML cannot be rendered here: {available()}")
 svg = lambda body: data.fenced("svg", f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64">{body}</svg>')
 
 
 def scored(text):
-    """A row as eval.judge gives it; the text tells what: "<reward> <status> ..." inside a fence."""
+    """A row as scoring.judge gives it; the text tells what: "<reward> <status> ..." inside a fence."""
     code = text.split("\n")[1] if "```" in text else "0 nocode"
     reward, status = code.split()[:2]
     value = math.nan if status == "infra" else float(reward)
-    return {**dict.fromkeys(report.METRICS, value), "outside": value / 2, "execution": float(status == "ok"), "status": "no code" if status == "nocode" else status,
+    return {**dict.fromkeys(stats.METRICS, value), "outside": value / 2, "execution": float(status == "ok"), "status": "no code" if status == "nocode" else status,
             "message": "boom at line 3" if status == "error" else ""}
 
 
-def assess(samples, answers):
-    return [[{**a, **scored(a["response"])} for a in group] for group in answers]
+class Judges:
+    """Of what the texts tell; nothing is rendered."""
+
+    def begin(self, sample, response):
+        return None
+
+    def judge(self, sample, answers, jobs, path=None):
+        assert len(answers) == len(jobs)
+        (job := Future()).set_result([{**a, **self.scored(a["response"])} for a in answers])
+        return job
+
+    def scored(self, response):
+        return scored(response)
+
+
+def judging():
+    return contextlib.nullcontext(Judges())
 
 
 def says(reward, status="ok", note=""):
@@ -45,7 +62,7 @@ def begun(out, answers):
     out.mkdir()
     for s, group in zip(samples, answers):
         s.language, s.prompt = "svg", "draw"
-    report.write_lines(out / "predictions.jsonl", [{"id": s.id, "mode": "t1" if k else "greedy", "k": max(0, k - 1), "response": r, "finish": "stop", "tokens": 10 + k}
+    stats.write_lines(out / "predictions.jsonl", [{"id": s.id, "mode": "t1" if k else "greedy", "k": max(0, k - 1), "response": r, "finish": "stop", "tokens": 10 + k}
                                                    for s, group in zip(samples, answers) for k, r in enumerate(group)])
     return samples
 
@@ -54,15 +71,17 @@ def searched(out, samples, proposals, best_of, rounds, monkeypatch, **more):
     """Run search with a model that proposes `proposals[round - 1]` to every item; returns ([prompts of each call], {(id, mode): response})."""
     asked, seeds = [], []
 
-    def ask(policy, prompts, own, *rest):
+    def ask(policy, prompts, group, max_new_tokens, temperature, own, slots, top_p, on_answer):
         asked.append([s.prompt for s in prompts])
         seeds.extend(x for row in own for x in row)
-        return [[{"response": r, "finish": "stop", "tokens": 7} for r in proposals[len(asked) - 1]] for _ in prompts]
+        for k, r in enumerate(proposals[len(asked) - 1]):
+            for i in range(len(prompts)):
+                on_answer(i, k, {"response": r, "finish": "stop", "tokens": 7})
 
     monkeypatch.setattr(search, "ask", ask)
-    search.search(lambda: None, lambda: contextlib.nullcontext(assess), samples, out, best_of, rounds, len(proposals[0]) if proposals else 1, 20, seed=0, **more)
+    search.search(lambda: None, judging, samples, out, best_of, rounds, len(proposals[0]) if proposals else 1, 20, seed=0, **more)
     assert len(set(seeds)) == len(seeds)  # no two proposals alike by their seed
-    return asked, {(r["id"], r["mode"]): r["response"] for r in report.read_lines(out / "predictions.jsonl") if r["mode"] != "t1"}
+    return asked, {(r["id"], r["mode"]): r["response"] for r in stats.read_lines(out / "predictions.jsonl") if r["mode"] != "t1"}
 
 
 def test_best_keeps_the_highest_reward_and_no_infra_failure():
@@ -99,9 +118,9 @@ def test_best_of_keeps_the_best_and_refinement_takes_only_improvements(tmp_path,
 def test_odd_rounds_say_how_a_program_fails_and_even_ones_do_not():
     (sample,), failing = drawn_samples(1), {"response": "```python\nx\n```", "status": "timeout", "message": "", "reward": 0.1}
     sample.language, prompts = "python", []
-    ask = lambda samples, seeds: prompts.append(samples[0].prompt) or [[{"response": ""}] for _ in samples]
+    exploring = lambda samples, seeds: prompts.append(samples[0].prompt) or [[] for _ in samples]
     for round in (1, 2, 3):
-        search.correct([sample], [failing], ask, assess, 1, 0, round)
+        search.correct([sample], [failing], exploring, 1, 0, round)
     silent = refine.refine_prompt("python", "x")
     assert prompts == [silent + "\nRunning it fails: timeout", silent, silent + "\nRunning it fails: timeout"]
 
@@ -116,18 +135,18 @@ def test_greedy_alone_can_be_refined_and_other_numbers_are_refused_on_resuming(t
     assert len(asked) == 1 and of["t0", "best1+refine2"] == says(0.58)
 
 
-def test_interrupted_and_sharded_search_chooses_the_same(tmp_path, tiny):
+def test_interrupted_and_sharded_search_chooses_the_same(tmp_path, tiny, monkeypatch):
     items = drawn_samples(5)
     policy, out = ev.load_model(tiny), tmp_path / "whole"
     number = lambda text: int.from_bytes(hashlib.sha256(text.encode(errors="replace")).digest()[:4], "big") / 2**32
-    by_hash = lambda samples, answers: [[{**a, **scored(says(number(a["response"])))} for a in group] for group in answers]
-    run = lambda out, load=lambda: policy, **ranks: search.search(load, lambda: contextlib.nullcontext(by_hash), items, out, 3, 2, 2, 12, seed=7, **ranks)
+    monkeypatch.setattr(Judges, "scored", lambda self, response: scored(says(number(response))))
+    run = lambda out, load=lambda: policy, **ranks: search.search(load, judging, items, out, 3, 2, 2, 12, seed=7, **ranks)
     out.mkdir()
     ev.predict(lambda: policy, items, out, 2, 12, seed=7)
     begun = (out / "predictions.jsonl").read_text()
     run(out)
     files = {name: (out / name).read_text() for name in ("predictions.jsonl", "search.jsonl", "search.json")}
-    lines = report.read_lines(out / "search.jsonl")
+    lines = stats.read_lines(out / "search.jsonl")
     assert len(lines) == 15 and len({c["response"] for line in lines for c in line["candidates"]}) > 25
     for name, kept in (("cut", len(files["search.jsonl"]) // 2), ("shards", 0), ("done", len(files["search.jsonl"]))):
         folder = tmp_path / name
@@ -145,20 +164,75 @@ def test_interrupted_and_sharded_search_chooses_the_same(tmp_path, tiny):
         assert {file: (folder / file).read_text() for file in files} == files and not list(folder.glob("*rank*")), name
 
 
-def test_prompts_beyond_the_context_are_empty_answers(loaded):
+def test_prompts_beyond_the_context_are_empty_answers(loaded, monkeypatch):
+    monkeypatch.setattr(Judges, "scored", lambda self, response: scored(says(0.5)))
     items = drawn_samples(2)
     items[1].prompt = "draw " * 5000
-    answers = search.ask(loaded, items, [[1, 2], [3, 4]], 6, 8)
+    plain = lambda groups: [[{k: a[k] for k in search.ANSWER} for a in group] for group in groups]
+    answers = plain(search.explore(loaded, Judges(), items, [[1, 2], [3, 4]], 6, 8))
     assert [len(group) for group in answers] == [2, 2] and {a["finish"] for a in answers[1]} == {"unusable"} and answers[0][0]["tokens"] > 0
-    greedy, (first, second) = search.ask(loaded, items[:1], [None], 6, 8)[0], search.ask(loaded, items[:1], [[1, 2]], 6, 8)[0]
+    (greedy,), ((first, second),) = plain(search.explore(loaded, Judges(), items[:1], None, 6, 8)), plain(search.explore(loaded, Judges(), items[:1], [[1, 2]], 6, 8))
     assert len(greedy) == 1 and first != second and [first, second] == answers[0]
+
+
+@needs_web
+def test_programs_are_judged_while_others_are_sampled(loaded, monkeypatch):
+    """The same as asking first and judging then, one program after the other; and the first group is judged before the last answer ends."""
+    items, events = [s for s in drawn_samples(16) if s.language == "svg"][:4], []
+
+    def program(text):
+        """What the model says, as a circle; every fifth answer is none."""
+        n = hashlib.sha256(text.encode(errors="replace")).digest()[0]
+        return "nothing" if n % 5 == 0 else svg(f'<circle cx="{n % 64}" cy="32" r="{8 + n % 16}" fill="rgb({n}, 0, {255 - n})"/>')
+
+    def ask(*arguments):
+        *rest, on_answer = arguments
+        ev.ask(*rest, lambda i, k, answer: on_answer(i, k, {**answer, "response": program(answer["response"])}))
+
+    class Watched(search.Judges):
+        def begin(self, *arguments):
+            events.append("begin")
+            return super().begin(*arguments)
+
+        def judge(self, *arguments):
+            events.append("judge")
+            return super().judge(*arguments)
+
+    monkeypatch.setattr(search, "ask", ask)
+    seeds = [[i, 10 + i, 20 + i] for i in range(4)]
+    with workshop(2) as tools:
+        together = search.explore(loaded, Watched(*tools), items, seeds, 8, 2)
+    with search.judging(1) as judges:
+        answers = [{} for _ in items]
+        ask(loaded, items, 3, 8, 1.0, seeds, 12, 1.0, lambda i, k, answer: answers[i].update({k: answer}))
+        after = [[judges.judge(s, [group[k]], [judges.begin(s, group[k]["response"])]).result()[0] for k in range(3)] for s, group in zip(items, answers)]
+    assert repr(together) == repr(after) and {"ok", "no code"} == {c["status"] for group in after for c in group}  # repr: NaN is like itself
+    assert events.count("begin") == 12 and events.count("judge") == 4 and events.index("judge") < 11
+
+
+def test_lines_of_a_search_that_are_damaged_are_done_again(tmp_path):
+    row = lambda **more: json.dumps({"id": "a", "round": 0, "candidates": [], **more}) + "\n"
+    (tmp_path / "search.jsonl").write_text(row() + row(round="x") + row(candidates=None) + row(id=[]) + "{}\n3\n" + row(round=1)[:-9])
+    (tmp_path / "search.rank1.jsonl").write_text(row(id="b"))
+    assert search.finished(tmp_path) == {("a", 0): [], ("b", 0): []}
+
+
+def test_what_was_searched_before_stays(tmp_path, monkeypatch):
+    """Fewer items and rounds than before: only they are chosen from and drawn, the other lines and answers stay."""
+    samples, out = begun(tmp_path / "out", [[says(0.5), says(0.6)], [says(0.3), says(0.2)]]), tmp_path / "out"
+    searched(out, samples, [[says(0.7)], [says(0.8)]], 2, 2, monkeypatch)
+    before = {(row["id"], row["round"]): row for row in stats.read_lines(out / "search.jsonl")}
+    _, of = searched(out, samples[:1], [], 2, 1, monkeypatch)
+    assert {(row["id"], row["round"]): row for row in stats.read_lines(out / "search.jsonl")} == before and len(before) == 6
+    assert of["t0", "best2+refine1"] == says(0.7) and ("t0", "best2+refine2") not in of and of["t1", "best2+refine2"] == says(0.8)
+    assert json.loads((out / "search.json").read_text())[0]["items"] == 1
 
 
 def test_tables_show_whatever_modes_there_are():
     runs = [{"label": "a", "means": dict.fromkeys(("best16", "t1", "best8+refine2", "greedy", "best8", "blank"), {}),
              "table": {("all", "all"): {"best8+refine2": {"n": 3, "outside": (0.5, 0.01)}, "blank": {"n": 3, "outside": (0.1, 0.01)}}}}]
-    assert list(report.modes_of(runs).values()) == ["greedy", "T=1", "best8", "best8+refine2", "best16"]
-    head, rows = report.score_table(runs, "language", ("outside",))
+    assert list(stats.modes_of(runs).values()) == ["greedy", "T=1", "best8", "best8+refine2", "best16"]
+    head, rows = stats.score_table(runs, "language", ("outside",))
     assert head[3:] == ["outside", "outside T=1", "outside best8", "outside best8+refine2", "outside best16"]
     assert [row[3:] for row in rows] == [["-", "-", "-", ".500±.010", "-"], [".100±.010", "-", "-", "-", "-"]]
 
@@ -171,7 +245,7 @@ def test_the_command_searches_scores_and_reports(tmp_path, tiny, monkeypatch, ca
     run_eval(monkeypatch, *options)
     assert "Search at test time" not in (tmp_path / "out" / "report.html").read_text()
     run_eval(monkeypatch, *options, "--resume", "--best-of", 2, "--refine", 1, "--proposals", 1)  # search goes on from a plain evaluation
-    rows = report.read_lines(tmp_path / "out" / "scores.jsonl")
+    rows = stats.read_lines(tmp_path / "out" / "scores.jsonl")
     assert sorted((r["id"], r["mode"]) for r in rows) == sorted((s.id, m) for s in items for m in ("greedy", "t1", "best2", "best2+refine1"))
     page, printed = (tmp_path / "out" / "report.html").read_text(), capsys.readouterr().out
     assert "Search at test time" in page and 'src="data:image/png;base64,' in page and "reward best2+refine1" in printed and "best2+refine1" in page
@@ -191,9 +265,9 @@ CLOSE = svg('<rect x="8" y="8" width="24" height="40" fill="red"/>')
 @pytest.fixture
 def shot(tmp_path):
     """The picture that RIGHT draws."""
-    with search.judges(1) as assess:
+    with search.judging(1) as judges:
         sample = data.Sample("", "", drawn_samples(1)[0].image, language="svg", width=64, height=64)
-        (row,), = assess([sample], [[{"response": RIGHT}]], tmp_path / "shot.png")
+        (row,) = judges.judge(sample, [{"response": RIGHT}], [judges.begin(sample, RIGHT)], tmp_path / "shot.png").result()
     assert row["status"] == "ok"
     return tmp_path / "shot.png"
 
@@ -202,10 +276,11 @@ def answering(monkeypatch, answers, then=()):
     """A model that gives the greedy answers {language: text}, then the lists of `then` when it is asked for samples."""
     asked, then = [], iter(then)
 
-    def ask(policy, samples, seeds, *rest):
+    def ask(policy, samples, group, max_new_tokens, temperature, seeds, slots, top_p, on_answer):
         asked.append([(s.language, s.prompt) for s in samples])
-        texts = [[answers[s.language]] for s in samples] if seeds[0] is None else [next(then) for _ in samples]
-        return [[{"response": t, "finish": "stop", "tokens": 9} for t in group] for group in texts]
+        for i, s in enumerate(samples):
+            for k, t in enumerate(next(then) if temperature else [answers[s.language]]):
+                on_answer(i, k, {"response": t, "finish": "stop", "tokens": 9})
 
     monkeypatch.setattr(search, "ask", ask)
     return asked
@@ -257,6 +332,7 @@ def test_bad_input_is_one_line(tmp_path, tiny, monkeypatch):
 @needs_web
 def test_a_renderer_that_fails_is_said(tmp_path, tiny, shot, monkeypatch):
     answering(monkeypatch, {"svg": RIGHT})
-    monkeypatch.setattr(search, "judges", lambda *a: contextlib.nullcontext(lambda samples, answers: [[{**a, **scored(says(1, "infra"))} for a in g] for g in answers]))
+    monkeypatch.setattr(Judges, "scored", lambda self, response: scored(says(1, "infra")))
+    monkeypatch.setattr(search, "judging", lambda *a: judging())
     with pytest.raises(SystemExit, match="the renderer failed .*--doctor"):
         run_eval(monkeypatch, "--model", tiny, "--image", shot, "--language", "svg", "--out", tmp_path / "out")

@@ -60,7 +60,7 @@ parser.add_argument("--steps", type=cli.whole(1), default=144, help="rollout pha
 parser.add_argument("--max-seconds", type=cli.real(), default=0, help="stop after so much training time (0: by steps)")
 parser.add_argument("--prompts", type=cli.whole(1), default=16, help="prompts per step over all processes")
 parser.add_argument("--group", type=cli.whole(2), default=8, help="rollouts per prompt (G)")
-parser.add_argument("--refill", type=cli.whole(0), default=0, help="rounds of further prompts where groups lack a spread")
+parser.add_argument("--refill", type=cli.whole(0), default=0, help="rounds of further prompts where spread is lacking")
 parser.add_argument("--max-new-tokens", type=cli.whole(1), default=96, help="tokens per answer at most")
 parser.add_argument("--temperature", type=cli.real(above=True), default=1.0, help="of sampling and scoring")
 parser.add_argument("--slots", type=cli.whole(1), default=128, help="rollouts decoded together on one process")

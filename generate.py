@@ -182,7 +182,7 @@ def free_memory(device):
     if os.path.exists("/proc/meminfo"):  # Linux: what is free and what the file cache would give back
         free = int(dict(line.split(":") for line in open("/proc/meminfo"))["MemAvailable"].split()[0]) * 1024
     else:
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # of others only the size of the memory is known
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # elsewhere only the size is known
     return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 

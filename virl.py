@@ -54,18 +54,18 @@ from reward import WEIGHTS, extract_code, reward_named, score_group, scorers
 # ------------------------------------------------------------------------------------------------------------ arguments
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
 parser.add_argument("--model", type=cli.name, default="out/sft", help="model directory or hub id to start from")
-parser.add_argument("--data", type=cli.name, default="out/data/rl", help="directory of parquet files of targets; code is not needed")
+parser.add_argument("--data", type=cli.name, default="out/data/rl", help="directory of parquet files; needs no code")
 parser.add_argument("--out", type=cli.name, default="out/virl", help="directory to write")
 parser.add_argument("--steps", type=cli.whole(1), default=144, help="rollout phases")
-parser.add_argument("--max-seconds", type=cli.real(), default=0, help="stop after this much training time (0: by steps)")
+parser.add_argument("--max-seconds", type=cli.real(), default=0, help="stop after so much training time (0: by steps)")
 parser.add_argument("--prompts", type=cli.whole(1), default=16, help="prompts per step over all processes")
 parser.add_argument("--group", type=cli.whole(2), default=8, help="rollouts per prompt (G)")
-parser.add_argument("--refill", type=cli.whole(0), default=0, help="rounds of further prompts where groups have no spread")
+parser.add_argument("--refill", type=cli.whole(0), default=0, help="rounds of further prompts where spread is lacking")
 parser.add_argument("--max-new-tokens", type=cli.whole(1), default=96, help="tokens per answer at most")
-parser.add_argument("--temperature", type=cli.real(above=True), default=1.0, help="sampling temperature; training scores at the same")
+parser.add_argument("--temperature", type=cli.real(above=True), default=1.0, help="of sampling and scoring")
 parser.add_argument("--slots", type=cli.whole(1), default=128, help="rollouts decoded together on one process")
 parser.add_argument("--updates", type=cli.whole(1), default=1, help="optimizer steps per rollout phase")
-parser.add_argument("--micro-groups", type=cli.whole(1), default=8, help="groups per forward and backward on one process")
+parser.add_argument("--micro-groups", type=cli.whole(1), default=8, help="groups per forward and backward of a process")
 parser.add_argument("--reward", default="nanovinci",
                     help="nanovinci, paper (VinciCoder's formula; needs --encoder), or your MODULE:FUNCTION")
 parser.add_argument("--encoder", default="", help="vision encoder mixed into the reward, such as facebook/dinov2-large")
@@ -74,14 +74,14 @@ parser.add_argument("--clip-low", type=cli.real(), default=0.2, help="lower clip
 parser.add_argument("--clip-high", type=cli.real(), default=0.28, help="upper clip of the probability ratio")
 parser.add_argument("--kl", type=cli.real(), default=0.0,
                     help="weight of the KL divergence from --model, which is then held a second time (0: none)")
-parser.add_argument("--overlong", type=cli.whole(0), default=16, help="tokens below the limit over which a penalty rises to 0.5")
+parser.add_argument("--overlong", type=cli.whole(0), default=16, help="tokens below the limit on which a penalty rises")
 parser.add_argument("--lr", type=cli.real(), default=3e-4, help="AdamW learning rate")
-parser.add_argument("--matrix-lr", type=cli.real(), default=0.002, help="Muon learning rate of matrices (0: AdamW for all)")
+parser.add_argument("--matrix-lr", type=cli.real(), default=0.002, help="Muon learning rate of matrices (0: AdamW)")
 parser.add_argument("--weight-decay", type=cli.real(), default=0.0, help="decoupled weight decay of the inner matrices")
 parser.add_argument("--warmup", type=cli.whole(0), default=5, help="steps of linear warm-up")
-parser.add_argument("--decay", type=cli.real(0, 1), default=0.3, help="last fraction of the run with linear decay to zero")
+parser.add_argument("--decay", type=cli.real(0, 1), default=0.3, help="last fraction of the run: linear decay to 0")
 parser.add_argument("--clip", type=cli.real(above=True), default=1.0, help="gradient norm limit")
-parser.add_argument("--render-workers", type=cli.whole(0), default=0, help="renderer workers a process (0: cores / processes)")
+parser.add_argument("--render-workers", type=cli.whole(0), default=0, help="renderers a process (0: cores / processes)")
 parser.add_argument("--render-timeout", type=cli.real(above=True), default=10.0, help="seconds per program")
 parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
 parser.add_argument("--eval-data", default="",
@@ -473,7 +473,7 @@ def main():
     if args.prompts < world:
         raise SystemExit(f"error: --prompts {args.prompts} is smaller than the number of processes ({world}).")
     reward_named(args.reward, args.encoder)  # a wrong name ends here
-    torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # they spin while they wait: the renderers need cores, too
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # they spin while they wait; others render
     out = Path(args.out)
     policy = P.load_policy(args.model, device)
     if main_rank:
@@ -600,7 +600,7 @@ def main():
                     print(f"interrupted: state of step {step} saved in {out}/state; the same command with --resume "
                           "goes on.")
                 P.finish()
-                raise SystemExit(130 if signal.SIGINT in stop else 0)  # what stands behind && must not go on after Ctrl-C
+                raise SystemExit(130 if signal.SIGINT in stop else 0)  # after Ctrl-C what follows && must not go on
     bar.close()
     P.save_policy(policy, out)
     if main_rank:

@@ -17,8 +17,9 @@ def test_published_configurations_have_their_parameters(name, parameters):
     assert sum(p.numel() for p in P.skeleton(plan.published_config(name), name).parameters()) == parameters
 
 
-def test_activations_on_the_meta_device_equal_those_of_a_real_pass(tiny):
+def test_activations_on_the_meta_device_equal_those_of_a_real_pass(tiny, monkeypatch):
     """The same tracker around the real language model (bf16, CPU, fused attention) and around its skeleton: within 5 %."""
+    monkeypatch.setattr(attention, "SHORT", 0)  # no plain products: they keep their scores
     T = 512
     config = P.read_config(tiny)
     computed, _, logits = plan.activations(P.skeleton(config, tiny).to(torch.bfloat16).train(), T, 64, chunk=T)

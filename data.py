@@ -30,6 +30,11 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cli
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
+
 from reward import FENCES, extract_code
 
 LANGUAGES = tuple(FENCES)
@@ -167,12 +172,12 @@ def read_samples(path):
 
 def open_image(sample):
     """The target as an RGB PIL image on white ground. Raises ValueError when the bytes are no readable image."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
     try:
         image = Image.open(io.BytesIO(sample.image))
         image.load()
     except Exception as e:
-        raise ValueError(f"unreadable image ({e})") from None
+        raise ValueError(f"unreadable image ({'of no known format' if isinstance(e, UnidentifiedImageError) else e})") from None
     if image.mode in ("RGBA", "LA", "P"):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -312,9 +317,9 @@ def check_text(sample, answer=True):
 # ------------------------------------------------------------------------------------------------------ the commands
 
 SHARED = {  # options of several commands
-    "--out": dict(required=True, help="directory to write"),
-    "--render-timeout": dict(type=float, default=10.0, help="seconds per program"),
-    "--workers": dict(type=int, help="processes, of the renderer or one a file (default: one per core)"),
+    "--out": dict(type=cli.name, required=True, help="directory to write"),
+    "--render-timeout": dict(type=cli.real(above=True), default=10.0, help="seconds per program"),
+    "--workers": dict(type=cli.whole(1), help="processes, of the renderer or one a file (default: one per core)"),
     "--unsafe-render": dict(action="store_true", help="render without confinement where none is possible"),
 }
 
@@ -344,23 +349,23 @@ def main():
         a.workers, a.unsafe_render, rank, world),
         "make procedural samples: the embedded default's, or five domains at three difficulties",
         "--out", "--workers", "--unsafe-render")
-    add("--labelled", type=int, default=3200, help="number of image-code pairs for SFT")
-    add("--targets", type=int, default=2400, help="number of target images without code for ViRL")
-    add("--test", type=int, default=768, help="number of held-out samples")
-    add("--label-jitter", type=float, default=0.1,
+    add("--labelled", type=cli.whole(0), default=3200, help="number of image-code pairs for SFT")
+    add("--targets", type=cli.whole(0), default=2400, help="number of target images without code for ViRL")
+    add("--test", type=cli.whole(0), default=768, help="number of held-out samples")
+    add("--label-jitter", type=cli.real(0, 1), default=0.1,
         help="difficulty 1: probability that a number in a label is off by one step")
-    add("--broken", type=float, default=0.1, help="difficulty 1: share of labels that are damaged")
+    add("--broken", type=cli.real(0, 1), default=0.1, help="difficulty 1: share of labels that are damaged")
     add("--domains", default=",".join(scenes.MIXTURE), help=f"with commas, taken in turn: {', '.join(DOMAINS)}")
     add("--difficulty", choices=("1", "2", "3", "mixed"), default="1",
         help="1: the embedded default's scenes of 64 pixels; 2: small programs; 3: rich ones")
-    add("--seed", type=int, default=0, help="seed of the scenes")
+    add("--seed", type=cli.whole(0), default=0, help="seed of the scenes")
 
     add = command("import", lambda a: corpus.import_files(
         a.inputs, a.out, a.limit, a.workers, a.unsafe_render, a.split),
         "read data of the released, EasyR1's or TRL's schema, or folders of programs",
         "--out", "--workers", "--unsafe-render")
     add("inputs", nargs="+", help="parquet files, directories of them, folders of programs, hf://datasets/NAME")
-    add("--limit", type=int, default=0, help="rows of each input file at most (0: all)")
+    add("--limit", type=cli.whole(0), default=0, help="rows of each input file at most (0: all)")
     add("--split", choices=SPLITS, default="",
         help="put all rows there; without it an image's hash decides: 70 %% sft, 20 %% rl, 10 %% test")
 
@@ -369,7 +374,7 @@ def main():
         "keep the samples whose program parses, is allowed, runs and draws the same twice",
         "--out", "--render-timeout", "--workers", "--unsafe-render")
     add("path", help="directory of samples")
-    add("--max-characters", type=int, default=30000, help="longest program")
+    add("--max-characters", type=cli.whole(1), default=30000, help="longest program")
 
     add = command("dedupe", lambda a: dedupe.dedupe(a.path, a.out, a.workers),
                   "drop near-duplicates", "--out", "--workers")
@@ -388,19 +393,19 @@ def main():
     add("--from", dest="predictions",
         help="predictions.jsonl of eval.py for these samples: a model's wrong answers become defects too")
     add("--only", action="store_true", help="write refinement samples alone, without the samples they are made of")
-    add("--correct", type=float, default=0.07, help="share of programs without a defect, which are to be left alone")
-    add("--seed", type=int, default=0, help="seed of the defects")
+    add("--correct", type=cli.real(0, 1), default=0.07, help="share of programs without a defect, which are to be left alone")
+    add("--seed", type=cli.whole(0), default=0, help="seed of the defects")
 
     add = command("select-rl", lambda a: curate.select_rl(
         a.path, a.scores, a.out, a.count, a.low, a.high, a.spread, a.seed, a.workers),
         "keep the prompts for ViRL on which a model's own samples have spread and head-room", "--out", "--workers")
     add("path", help="directory of samples or parquet file")
     add("--scores", nargs="+", required=True, help="eval.py's scores.jsonl or virl.py's rollouts, of that model")
-    add("--count", type=int, default=0, help="prompts wanted, evenly over languages and difficulty (0: all useful)")
-    add("--low", type=float, default=0.2, help="least mean reward of a prompt's answers")
-    add("--high", type=float, default=0.95, help="largest mean reward")
-    add("--spread", type=float, default=0.03, help="least standard deviation of the rewards")
-    add("--seed", type=int, default=0, help="seed of the choice inside a full bin")
+    add("--count", type=cli.whole(0), default=0, help="prompts wanted, evenly over languages and difficulty (0: all useful)")
+    add("--low", type=cli.real(), default=0.2, help="least mean reward of a prompt's answers")
+    add("--high", type=cli.real(), default=0.95, help="largest mean reward")
+    add("--spread", type=cli.real(), default=0.03, help="least standard deviation of the rewards")
+    add("--seed", type=cli.whole(0), default=0, help="seed of the choice inside a full bin")
 
     add = command("export", lambda a: corpus.export(a.path, a.format, a.out, a.workers),
                   "write samples in TRL's or EasyR1's schema", "--out", "--workers")
@@ -413,7 +418,7 @@ def main():
     add = command("view", lambda a: view(a.path, a.out, a.limit, a.model), "write an offline HTML page of samples")
     add("path", help="data directory or parquet file")
     add("--out", default="samples.html", help="HTML file to write")
-    add("--limit", type=int, default=60, help="samples shown per split")
+    add("--limit", type=cli.whole(0), default=60, help="samples shown per split")
     add("--model", default="", help="model directory: show the tokens, and which of them are supervised")
 
     args = parser.parse_args()

@@ -36,10 +36,14 @@ import functools
 import json
 import os
 import signal
-import sys
 import time
 from collections import Counter
 from pathlib import Path
+
+import cli
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
 
 from tqdm import tqdm
 
@@ -353,20 +357,20 @@ def arguments():
     what.add_argument("--compare", nargs="+", metavar="OUT", help="scored OUT directories, in the order of the columns")
     parser.add_argument("--data", help="held-out samples: directory of parquet files, or one file")
     parser.add_argument("--benchmark", choices=benchmarks.BENCHMARKS, help="--data is this public benchmark's folder or hub id (default: where it is published)")
-    parser.add_argument("--out", help="directory to write (with --image default: out/image)")
+    parser.add_argument("--out", type=cli.name, help="directory to write (with --image default: out/image)")
     parser.add_argument("--label", help="the run's name in tables (default: the name of OUT)")
-    parser.add_argument("--limit", type=int, default=0, help="items at most, drawn over all of them (0: all)")
-    parser.add_argument("--samples", type=int, default=4, help="answers per item at temperature 1 (0: greedy only)")
-    parser.add_argument("--best-of", type=int, default=1, help="programs sampled per image, the greedy one among them, of which the best is kept (search.py)")
-    parser.add_argument("--refine", type=int, default=0, help="rounds in which the model corrects the best program")
-    parser.add_argument("--proposals", type=int, default=4, help="corrections sampled in each of them")
-    parser.add_argument("--top-p", type=float, default=1.0, help="draw them from the likeliest tokens that together reach this probability")
-    parser.add_argument("--max-new-tokens", type=int, default=256, help="tokens per answer at most")
-    parser.add_argument("--slots", type=int, default=128, help="answers decoded together on one process")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sampled answers")
+    parser.add_argument("--limit", type=cli.whole(0), default=0, help="items at most, drawn over all of them (0: all)")
+    parser.add_argument("--samples", type=cli.whole(0), default=4, help="answers per item at temperature 1 (0: greedy only)")
+    parser.add_argument("--best-of", type=cli.whole(1), default=1, help="programs sampled per image, the greedy one among them, of which the best is kept (search.py)")
+    parser.add_argument("--refine", type=cli.whole(0), default=0, help="rounds in which the model corrects the best program")
+    parser.add_argument("--proposals", type=cli.whole(1), default=4, help="corrections sampled in each of them")
+    parser.add_argument("--top-p", type=cli.real(0, 1, above=True), default=1.0, help="draw them from the likeliest tokens that together reach this probability")
+    parser.add_argument("--max-new-tokens", type=cli.whole(1), default=256, help="tokens per answer at most")
+    parser.add_argument("--slots", type=cli.whole(1), default=128, help="answers decoded together on one process")
+    parser.add_argument("--seed", type=cli.whole(0), default=0, help="seed of the sampled answers")
     parser.add_argument("--resume", action="store_true", help="go on with the predictions that OUT already holds")
-    parser.add_argument("--workers", type=int, default=None, help="renderer and scorer processes (default: one per core)")
-    parser.add_argument("--render-timeout", type=float, default=10.0, help="seconds per program")
+    parser.add_argument("--workers", type=cli.whole(1), default=None, help="renderer and scorer processes (default: one per core)")
+    parser.add_argument("--render-timeout", type=cli.real(above=True), default=10.0, help="seconds per program")
     parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
     parser.add_argument("--slow-metrics", action="store_true", help="add UniSVG's SSIM to SVG (triples its scoring) and Image2Struct's EMS to LaTeX "
                         "(seconds per answer)")
@@ -386,11 +390,6 @@ def arguments():
     args.data = args.data or (benchmarks.BENCHMARKS[args.benchmark].hub if args.benchmark else None)
     if use != IMAGE and not (args.out and (args.data or use == COMPARE)):
         raise SystemExit("error: --compare needs --out; --model and --predictions need --data and --out.")
-    if min(args.samples, args.limit, args.refine) < 0 or min(args.max_new_tokens, args.slots, args.best_of, args.proposals) < 1:
-        raise SystemExit("error: --samples, --limit and --refine cannot be negative; --max-new-tokens, --slots, --best-of and "
-                         "--proposals are at least 1.")
-    if not 0 < args.top_p <= 1 or not args.render_timeout > 0 or args.workers is not None and args.workers < 1:
-        raise SystemExit("error: --top-p lies above 0 and is at most 1; --render-timeout lies above 0; --workers is at least 1.")
     domain.check_encoders(args.encoders)
     return args
 
@@ -426,7 +425,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except OSError as e:  # no permission, disk full, no such file
-        sys.exit(f"error: {e.strerror or e}: {e.filename or ''}")
+    main()

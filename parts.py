@@ -8,16 +8,13 @@ interruption. The rows that a command rejects are put together in OUT/rejects.js
 """
 import json
 import os
-import signal
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
-from multiprocessing import get_context
 from pathlib import Path
 
+import cli
 import data
-from reward import end_with_parent
 
 # Of the reading processes: give back at once what is freed. A page of a foreign file can hold 1,024 images, three of
 # them are alive at a time: 390 MB at most for images of 87 kB, 500 with the defaults.
@@ -116,17 +113,11 @@ def all_ranks(world):
         dist.barrier()
 
 
-def start_worker():
-    """What a reading process does first. Ctrl-C reaches the whole terminal: it ends silently, the main one speaks."""
-    end_with_parent()
-    signal.signal(signal.SIGINT, lambda *_: os._exit(1))
-
-
 def processes(count, workers):
     """A pool of `workers` processes (None: one per core), at most `count`, that read lean and end with this one."""
     os.environ.update(LEAN)
     workers = max(1, min(workers or os.cpu_count() or 1, count))
-    return ProcessPoolExecutor(workers, get_context("spawn"), start_worker)
+    return cli.Pool(workers)
 
 
 def over_files(work, files, workers=None):

@@ -18,6 +18,11 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cli
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -268,7 +273,7 @@ def replacing(path):
         shutil.rmtree(temporary, ignore_errors=True)
         if free < 1 << 20 or isinstance(e, OSError) or "No space left" in why:
             raise SystemExit(f"error: cannot write {path}: {why} ({free / 1e6:.0f} MB free). What was saved before is intact; make "
-                             f"room, then run the same command with --resume.") from None
+                             f"room, then run the same command again (a stage: with --resume).") from None
         raise
     os.replace(temporary, path)
 
@@ -279,7 +284,8 @@ def read_config(path):
     try:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as e:
-        raise SystemExit(f"error: no model at {path} ({str(e).splitlines()[0]}). Give a Hugging Face model directory, "
+        why = "there is no such directory, and it is no hub id" if "Repo id must" in str(e) else str(e).splitlines()[0].strip(".")
+        raise SystemExit(f"error: no model at {path or repr(path)} ({why}). Give a Hugging Face model directory, "
                          f"or a hub id where the hub can be reached.") from None
 
 
@@ -311,6 +317,7 @@ def load_policy(path, device="cpu", weights=True):
     memory, and `shard` must follow, which sends each rank its part: the model need fit neither one GPU nor the host once a process.
     Raises SystemExit with one line when it is missing, incomplete or of another class.
     """
+    from safetensors import SafetensorError
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
     from transformers.utils import logging
     logging.disable_progress_bar()
@@ -323,10 +330,12 @@ def load_policy(path, device="cpu", weights=True):
             missing = sorted(info["missing_keys"])
         tokenizer = AutoTokenizer.from_pretrained(path)
         processor = AutoImageProcessor.from_pretrained(path, backend="pil")  # the other backend needs torchvision
-    except (OSError, ValueError, RuntimeError) as e:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise SystemExit(f"error: the model at {path} does not load ({str(e).splitlines()[0]}).") from None
     if tokenizer.convert_ids_to_tokens(model.config.image_token_id) is None:  # without files transformers makes an empty one
         raise SystemExit(f"error: {path} has no tokenizer that knows the model's image token: add tokenizer.json and its fellows from the model it was made of.")
+    if not tokenizer.chat_template:
+        raise SystemExit(f"error: {path} has no chat template: add chat_template.jinja or the tokenizer_config.json of the model it was made of.")
     if missing:  # transformers fills them with random numbers
         raise SystemExit(f"error: {path} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}: the files are of "
                          f"another class or incomplete.")
@@ -416,22 +425,37 @@ def saved_steps(out):
     return sorted(int(p.name[5:]) for p in (Path(out) / "state").glob("step_*") if p.name[5:].isdigit())
 
 
+def refuse_mixture(out):
+    """Raises SystemExit with one line when `out` holds an earlier run: a new one would overwrite its weights and mix its states with its own."""
+    what, how = ("a finished", "") if (Path(out) / "config.json").exists() else ("an interrupted", "--resume goes on with it; or ")
+    if saved_steps(out) or not how:
+        raise SystemExit(f"error: {out} holds {what} run: {how}give another --out, or remove it.")
+
+
 def load_state(out, policy, optimizers):
-    """Load the newest state of `out` in place and return its `extra` dict. Raises SystemExit when there is none."""
+    """Load the newest state of `out` in place and return its `extra` dict. Raises SystemExit when there is none, or it is damaged."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
     steps = saved_steps(out)
     if not steps:
-        raise SystemExit(f"error: nothing to resume in {Path(out) / 'state'}; run without --resume.")
+        finished = (Path(out) / "config.json").exists()
+        raise SystemExit(f"error: nothing to resume in {Path(out) / 'state'}: " + ("the run is finished." if finished else "run without --resume."))
     path = Path(out) / "state" / f"step_{steps[-1]}"
     model, optimizer = get_state_dict(policy, optimizers, options=StateDictOptions(ignore_frozen_params=True))
     state = {"model": model, "optimizer": optimizer}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        dcp.load(state, checkpoint_id=path, no_dist=not dist.is_initialized())
+    try:
+        extra = json.loads((path / "extra.json").read_text())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            dcp.load(state, checkpoint_id=path, no_dist=not dist.is_initialized())
+    except (Exception, dcp.api.CheckpointException) as e:  # the latter is no Exception, and holds what was raised on each rank
+        cause = next(iter(e.failures.values()))[0] if isinstance(e, dcp.api.CheckpointException) else e
+        why = f"{type(cause).__name__}: {str(cause).strip()}".splitlines()[0].rstrip(": ")
+        before = f"--resume goes on from step {steps[-2]}" if len(steps) > 1 else "start again"
+        raise SystemExit(f"error: {path} does not load ({why}): it is damaged, or of another model. Remove it and {before}.") from None
     # Frozen weights are the start model's and not part of the state, hence strict=False; DCP has checked all others.
     set_state_dict(policy, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=StateDictOptions(strict=False))
-    return json.loads((path / "extra.json").read_text())
+    return extra
 
 
 # --------------------------------------------------------------------------------------------------------- distributed
@@ -473,8 +497,8 @@ def add_arguments(parser):
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="type of the training pass's matrix products; weights stay float32")
     parser.add_argument("--recompute", action="store_true", help="activation checkpointing: keep one activation a layer, compute the others again")
     parser.add_argument("--freeze-vision", action="store_true", help="train the language model alone")
-    parser.add_argument("--lora", type=int, default=0, help="train factors of this rank beside the language model's frozen matrices (needs peft; 0: all weights)")
-    parser.add_argument("--replicas", type=int, default=1, help="copies of the weights, each sharded over processes / replicas (HSDP: the number of nodes)")
+    parser.add_argument("--lora", type=cli.whole(0), default=0, help="train factors of this rank beside the language model's frozen matrices (needs peft; 0: all weights)")
+    parser.add_argument("--replicas", type=cli.whole(1), default=1, help="copies of the weights, each sharded over processes / replicas (HSDP: the number of nodes)")
 
 
 def prepare(policy, args, compile=False):
@@ -514,13 +538,13 @@ def shard(policy, replicas=1):
     fp32. replicas > 1: HSDP, each of the replicas is sharded over world / replicas neighbouring ranks. Without a process
     group nothing happens: one process holds everything.
     """
+    n = world()[1]
+    if n % replicas:
+        raise SystemExit(f"error: {n} process(es) cannot hold {replicas} equal replicas.")
     if not dist.is_initialized():
         return policy
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-    n = dist.get_world_size()
-    if n % replicas:
-        raise SystemExit(f"error: {n} processes cannot hold {replicas} equal replicas.")
     device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
     mesh = init_device_mesh(device.type, (replicas, n // replicas), mesh_dim_names=("replicate", "shard"))
     half = policy.dtype if device.type == "cuda" and policy.dtype != torch.float32 else None
@@ -625,7 +649,7 @@ def run(main):
     try:
         main()
     except OSError as e:
-        raise SystemExit(f"error: {e.strerror or e}: {e.filename or ''}. States already saved are intact; mend it, then "
+        raise SystemExit(f"error: {e.strerror or e}{f': {e.filename}' if e.filename else ''}. States already saved are intact; mend it, then "
                          f"run the same command with --resume.") from None
     except RuntimeError as e:
         if not dist.is_initialized() or not any(sign in str(e) for sign in ("onnection closed", "onnection reset", "roken pipe", "remote process exited")):
@@ -638,10 +662,10 @@ def main():
     import argparse
     parser = argparse.ArgumentParser(description="Plan the memory of a model.", allow_abbrev=False)
     parser.add_argument("--plan", metavar="MODEL", required=True, help="print the memory of one GPU: a hub id such as Qwen/Qwen3-VL-8B-Instruct, a directory, or all")
-    parser.add_argument("--gpus", type=int, default=8, help="GPUs that the weights are sharded over")
-    parser.add_argument("--tokens", type=int, default=16384, help="tokens of a packed row")
-    parser.add_argument("--slots", type=int, default=64, help="rollouts decoded together on one GPU")
-    parser.add_argument("--length", type=int, default=4096, help="tokens of a rollout, prompt and answer")
+    parser.add_argument("--gpus", type=cli.whole(1), default=8, help="GPUs that the weights are sharded over")
+    parser.add_argument("--tokens", type=cli.whole(1), default=16384, help="tokens of a packed row")
+    parser.add_argument("--slots", type=cli.whole(1), default=64, help="rollouts decoded together on one GPU")
+    parser.add_argument("--length", type=cli.whole(1), default=4096, help="tokens of a rollout, prompt and answer")
     parser.add_argument("--recompute", action="store_true", help="with activation checkpointing")
     args = parser.parse_args()
     import plan

@@ -205,9 +205,14 @@ def refine_samples(path, out, only=False, predictions=None, correct=0.07, seed=0
     without a defect; timeout: seconds for a program. Prints what became of samples, operators and predictions.
     """
     out, predictions = Path(out), predictions and Path(predictions)
-    if predictions and not predictions.is_file():
-        raise SystemExit(f"error: {predictions} does not exist. "
-                         "Give --from the predictions.jsonl that `python eval.py --model DIR` writes.")
+    if predictions:
+        from eval import read_predictions
+        what = "holds no prediction" if predictions.is_file() else "does not exist"
+        aside = read_predictions([predictions], ())[1] if predictions.is_file() else Counter()
+        lines = aside.total()
+        if lines == aside["broken lines"]:
+            raise SystemExit(f"error: {predictions} {what}. "
+                             "Give --from the predictions.jsonl that `python eval.py --model DIR` writes.")
     jobs = [(file, n, out, split, only, predictions, correct, seed, timeout, unsafe)
             for n, (file, split) in enumerate(data.split_files(path))]
     out.mkdir(parents=True, exist_ok=True)
@@ -226,7 +231,6 @@ def refine_samples(path, out, only=False, predictions=None, correct=0.07, seed=0
     for name, counts in sorted(operators.items()):
         print(f"  {name:22}" + "".join(f"{counts[c]:9}" for c in columns))
     if predictions:
-        lines = sum(1 for line in open(predictions) if line.strip())
         model["broken or of no sample here"] = lines - model.total()
         print(f"{lines} predictions: " + ", ".join(f"{n} {kind}" for kind, n in model.most_common() if n))
     for reason, n in rejected.most_common():

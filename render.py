@@ -73,6 +73,11 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+import cli
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
+
 import numpy as np
 
 from chromium import find_chromium
@@ -361,7 +366,7 @@ def main():
     parser.add_argument("file", nargs="?", help=f"program: {' '.join(ENDINGS)}")
     parser.add_argument("-o", "--output", default="render.png", help="where to write the image (PNG)")
     parser.add_argument("--size", help="the target's size in pixels, as WIDTHxHEIGHT")
-    parser.add_argument("--timeout", type=float, default=10.0, help="seconds")
+    parser.add_argument("--timeout", type=cli.real(above=True), default=10.0, help="seconds")
     parser.add_argument("--unsafe-render", action="store_true",
                         help="draw python, latex and html even where they cannot be confined")
     parser.add_argument("--doctor", action="store_true", help="list the engines and what is missing; exit code 1 if a "
@@ -396,7 +401,10 @@ def main():
     if render.image is None:
         return 1
     from PIL import Image
-    Image.fromarray(render.image).save(args.output)
+    try:
+        Image.fromarray(render.image).save(args.output)
+    except (OSError, ValueError) as error:                                # no such folder; an ending of no image format
+        parser.error(f"cannot write {args.output}: {error}. Give it the ending .png, in a folder that is there")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # nanoVinci: set-up, then the whole main job, or the tests.
 set -euo pipefail
+called_from=$PWD
 cd "$(dirname "$0")"
 
 usage() { cat <<'HELP'
@@ -16,26 +17,40 @@ options
   --help        this text
 
 The set-up makes .venv with the pinned requirements and installs Chromium, libcairo2, bubblewrap, TeX and poppler through apt
-where it may; a second run repeats none of it. PYTHON=/path/to/python3.11+ chooses the interpreter. Every stage is
-printed as the command that runs it, and each can be run by hand (with .venv/bin/python).
+where it may; a second run repeats none of it. PYTHON=/path/to/python3.12 chooses the interpreter of a new .venv (default: the
+first of python3, python3.13, python3.12 and python3.11 that is 3.11 or newer). Every stage is printed as the command that
+runs it, and each can be run by hand (with .venv/bin/python).
 HELP
 }
 
 mode=main; data=""; out=out; seed=0; resume=""
+from_here() { # paths are meant from where run.sh was called, not from where it lies
+  case "$1" in /*) echo "$1" ;; *) [ "$called_from" = "$PWD" ] && echo "$1" || echo "$called_from/$1" ;; esac
+}
 while [ $# -gt 0 ]; do
   case "$1" in
     test|setup) mode=$1 ;;
     --data|--out|--seed) [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 2; }
-            case "$1" in --data) data=$2 ;; --out) out=$2 ;; --seed) seed=$2 ;; esac; shift ;;
+            case "$1" in --data) data=$(from_here "$2") ;; --out) out=$(from_here "$2") ;; --seed) seed=$2 ;; esac; shift ;;
     --resume) resume=--resume ;;
     --help|-h) usage; exit 0 ;;
     *) echo "error: unknown argument '$1'. See: bash run.sh --help" >&2; exit 2 ;;
   esac
   shift
 done
+case "$seed" in "" | *[!0-9]*) echo "error: --seed $seed: a number from 0 on is wanted" >&2; exit 2 ;; esac
 if [ -n "$data" ] && ! [ -d "$data/sft" -a -d "$data/rl" -a -d "$data/test" ]; then
   echo "error: $data has no sft, rl and test below it. Make it with: .venv/bin/python data.py import FILE.parquet --out $data" >&2
   exit 1
+fi
+if [ $mode = main ] && [ -n "$resume" ] && ! [ -d "$out" ]; then
+  echo "error: there is no $out to go on with. Leave --resume out" >&2; exit 1
+fi
+if [ $mode = main ] && [ -n "$(ls -A "$out" 2> /dev/null)" ] && ! ls -A "$out" | grep -qxE 'note.txt|data|tiny|sft|virl|eval'; then
+  echo "error: $out is there and holds no earlier run. Give another --out" >&2; exit 1 # not ours: better not moved
+fi
+if [ $mode = main ] && [ -e "$out" ] && command -v flock > /dev/null && ! flock -n "$out" true; then
+  echo "error: another run is writing into $out. Wait for it, or give another --out" >&2; exit 1
 fi
 
 # ------------------------------------------------------------------------------------------------------ system packages
@@ -75,13 +90,16 @@ system_setup() {
 
 # ------------------------------------------------------------------------------------------------------ Python packages
 python_setup() {
-  local base=${PYTHON:-python3} stamp
+  local stamp base="" candidate candidates=(python3 python3.13 python3.12 python3.11)
   stamp="$(sha256sum requirements.txt | cut -c1-64)"
-  [ "$(cat .venv/ready 2> /dev/null || true)" != "$stamp" ] || return 0
-  "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-    { echo "error: $base is older than Python 3.11. Give a newer one: PYTHON=/path/to/python3.11 bash run.sh" >&2; exit 1; }
-  [ -x .venv/bin/python ] || "$base" -m venv .venv ||
-    { echo "error: $base has no venv module. On Debian and Ubuntu: sudo apt-get install -y python3-venv" >&2; exit 1; }
+  ! { [ "$(cat .venv/ready 2> /dev/null || true)" = "$stamp" ] && .venv/bin/python -c "" 2> /dev/null; } || return 0
+  [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+  for candidate in "${candidates[@]}"; do
+    ! "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { base=$candidate; break; }
+  done
+  [ -n "$base" ] || { echo "error: no Python of version 3.11 or newer (tried: ${candidates[*]}). Name one: PYTHON=/path/to/python3.12 bash run.sh" >&2; exit 1; }
+  .venv/bin/python -m pip --version > /dev/null 2>&1 || "$base" -m venv --clear .venv || # one without pip is what a failed try leaves
+    { echo "error: $base -m venv failed (see above). Debian and Ubuntu have it in a package: sudo apt-get install -y python3-venv" >&2; exit 1; }
   local torch; torch=$(grep -o '^torch==[^ ]*' requirements.txt)
   if ! nvidia-smi > /dev/null 2>&1; then
     # Without a GPU the CPU build saves gigabytes. Its index may be out of reach: then the plain pin below serves.
@@ -89,11 +107,11 @@ python_setup() {
       > .venv/torch.log 2>&1 || echo "PyTorch's CPU index cannot be reached: taking $torch from the default index"
   fi
   echo "installing requirements.txt into .venv"
-  .venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.txt
+  .venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.txt ||
+    { echo "error: pip could not install requirements.txt (see above). What it has fetched is kept; try again: bash run.sh setup" >&2; exit 1; }
   echo "$stamp" > .venv/ready
 }
 
-mkdir -p .venv
 python_setup
 system_setup
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_PROGRESS_BARS=1
@@ -103,7 +121,7 @@ export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_P
 # ------------------------------------------------------------------------------------------------------------- main job
 run() { # print the command, run it, pass Ctrl-C and SIGTERM on to it, stop the job when it fails or was interrupted
   printf '\n\033[1m$ %s\033[0m\n' "$*"
-  "$@" & child=$!
+  "$@" 9<&- & child=$!
   local code=0
   wait $child || code=$?
   while kill -0 $child 2> /dev/null; do wait $child || code=$?; done
@@ -112,13 +130,15 @@ run() { # print the command, run it, pass Ctrl-C and SIGTERM on to it, stop the 
 }
 interrupted=""; child=""
 trap 'interrupted=1; [ -z "$child" ] || kill -TERM $child 2> /dev/null || true' INT TERM
-again="--out $out --seed $seed --resume${data:+ --data $data}"
+again="--out $(printf %q "$out") --seed $seed --resume${data:+ --data $(printf %q "$data")}"
 
-if [ -z "$resume" ] && [ -e "$out" ]; then
+if [ -z "$resume" ] && [ -n "$(ls -A "$out" 2> /dev/null)" ]; then
   n=1; while [ -e "$out.$n" ]; do n=$((n + 1)); done
   mv "$out" "$out.$n"; echo "moved the earlier run $out to $out.$n"
 fi
 mkdir -p "$out"
+exec 9< "$out"
+! command -v flock > /dev/null || flock -n 9 # held as long as this job runs
 started=$(date +%s)
 python render.py --doctor || echo "going on with the languages that are there"
 resume_if() { [ -z "$resume" ] || ! ls "$1"/state/step_* > /dev/null 2>&1 || echo --resume; }

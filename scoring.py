@@ -14,9 +14,8 @@ import math
 import random
 import shutil
 from collections import defaultdict
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -25,6 +24,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+import cli
 import data
 import domain
 from metrics import OUTSIDE_PARTS, SIDE, edit_similarity, look, outside_metrics, working_side
@@ -86,7 +86,7 @@ def workshop(workers=None, timeout=10.0, unsafe=False, cache=0):
     The threads bound how many renders lie in memory. Left by an exception, nothing that still runs is waited for.
     """
     with Renderer(workers, timeout, unsafe, cache) as renderer, \
-            ProcessPoolExecutor(renderer.workers, get_context("spawn"), start_scorer) as pool, \
+            cli.Pool(renderer.workers, start_scorer) as pool, \
             ThreadPoolExecutor(4 * renderer.workers) as threads:
         try:
             yield renderer, pool, threads

@@ -24,6 +24,11 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
+import cli
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
+
 import torch
 
 import data
@@ -36,30 +41,30 @@ from loader import POOL, Stream, bucket, held_out_samples, pack
 
 # ------------------------------------------------------------------------------------------------------------ arguments
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-parser.add_argument("--model", default="out/tiny", help="model directory or hub id; out/tiny is built when missing")
+parser.add_argument("--model", type=cli.name, default="out/tiny", help="model directory or hub id; out/tiny is built when missing")
 parser.add_argument("--build-tiny", action="store_true", help="build the tiny random model at --model when nothing is there")
-parser.add_argument("--data", default="out/data/sft", help="directory of parquet files; out/data/sft is made when missing")
+parser.add_argument("--data", type=cli.name, default="out/data/sft", help="directory of parquet files; out/data/sft is made when missing")
 parser.add_argument("--eval-data", default="", help="held-out samples for the in-loop loss (default: DATA/../test if there)")
-parser.add_argument("--out", default="out/sft", help="directory to write")
-parser.add_argument("--steps", type=int, default=1000, help="optimizer steps")
-parser.add_argument("--max-seconds", type=float, default=0, help="stop after this much training time; the learning rate decays by it (0: by steps)")
-parser.add_argument("--batch", type=int, default=32, help="samples (with --pack: rows) per optimizer step over all processes")
-parser.add_argument("--pack", type=int, default=0, help="tokens of a row filled with samples, one forward and backward (0: --batch counts samples)")
-parser.add_argument("--micro-batch", type=int, default=32, help="without --pack: samples per forward and backward on one process")
-parser.add_argument("--max-length", type=int, default=2048, help="tokens per sample at most; longer ones are set aside and counted")
-parser.add_argument("--load-workers", type=int, default=0, help="processes that read and encode samples ahead (0: in the training process)")
+parser.add_argument("--out", type=cli.name, default="out/sft", help="directory to write")
+parser.add_argument("--steps", type=cli.whole(1), default=1000, help="optimizer steps")
+parser.add_argument("--max-seconds", type=cli.real(), default=0, help="stop after this much training time; the learning rate decays by it (0: by steps)")
+parser.add_argument("--batch", type=cli.whole(1), default=32, help="samples (with --pack: rows) per optimizer step over all processes")
+parser.add_argument("--pack", type=cli.whole(0), default=0, help="tokens of a row filled with samples, one forward and backward (0: --batch counts samples)")
+parser.add_argument("--micro-batch", type=cli.whole(1), default=32, help="without --pack: samples per forward and backward on one process")
+parser.add_argument("--max-length", type=cli.whole(1), default=2048, help="tokens per sample at most; longer ones are set aside and counted")
+parser.add_argument("--load-workers", type=cli.whole(0), default=0, help="processes that read and encode samples ahead (0: in the training process)")
 parser.add_argument("--compile", action="store_true", help="compile each layer (torch.compile): a minute at the start, then fewer and larger kernels; for GPUs")
-parser.add_argument("--lr", type=float, default=3e-3, help="AdamW learning rate")
-parser.add_argument("--matrix-lr", type=float, default=0.015, help="Muon learning rate of the inner matrices (0: AdamW for all)")
-parser.add_argument("--weight-decay", type=float, default=0.01, help="decoupled weight decay of the inner matrices")
-parser.add_argument("--warmup", type=int, default=20, help="steps of linear warm-up")
-parser.add_argument("--decay", type=float, default=0.4, help="last fraction of the run with linear decay to zero")
-parser.add_argument("--clip", type=float, default=5.0, help="gradient norm limit")
-parser.add_argument("--eval-every", type=int, default=200, help="steps between held-out losses (0: never)")
-parser.add_argument("--render-every", type=int, default=500, help="steps between greedy answers to held-out samples that are rendered and scored (0: never)")
-parser.add_argument("--eval-samples", type=int, default=32, help="samples that are answered then")
-parser.add_argument("--save-every", type=int, default=200, help="steps between resumable states")
-parser.add_argument("--seed", type=int, default=0, help="seed of the data order")
+parser.add_argument("--lr", type=cli.real(), default=3e-3, help="AdamW learning rate")
+parser.add_argument("--matrix-lr", type=cli.real(), default=0.015, help="Muon learning rate of the inner matrices (0: AdamW for all)")
+parser.add_argument("--weight-decay", type=cli.real(), default=0.01, help="decoupled weight decay of the inner matrices")
+parser.add_argument("--warmup", type=cli.whole(0), default=20, help="steps of linear warm-up")
+parser.add_argument("--decay", type=cli.real(0, 1), default=0.4, help="last fraction of the run with linear decay to zero")
+parser.add_argument("--clip", type=cli.real(above=True), default=5.0, help="gradient norm limit")
+parser.add_argument("--eval-every", type=cli.whole(0), default=200, help="steps between held-out losses (0: never)")
+parser.add_argument("--render-every", type=cli.whole(0), default=500, help="steps between greedy answers to held-out samples that are rendered and scored (0: never)")
+parser.add_argument("--eval-samples", type=cli.whole(0), default=32, help="samples that are answered then")
+parser.add_argument("--save-every", type=cli.whole(1), default=200, help="steps between resumable states")
+parser.add_argument("--seed", type=cli.whole(0), default=0, help="seed of the data order")
 parser.add_argument("--resume", action="store_true", help="go on from the newest state in OUT")
 parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
 P.add_arguments(parser)
@@ -123,6 +128,8 @@ def own_signals(worker):
 
 def main():
     args = parser.parse_args()
+    if not args.resume:
+        P.refuse_mixture(args.out)
     device = P.init_distributed()
     rank, world = P.world()
     main_rank = rank == 0
@@ -156,6 +163,8 @@ def main():
 
     eval_dir = Path(args.eval_data) if args.eval_data else Path(args.data).parent / "test"
     held_out = held_out_samples(eval_dir, policy.count_tokens, limit) if args.eval_data or eval_dir.is_dir() else []
+    if args.eval_data and not held_out:
+        raise SystemExit(f"error: no sample of {eval_dir} is usable as held-out sample: they are too long, or `python data.py filter` tells why.")
     encoded = [policy.encode(s.prompt, data.open_image(s), s.answer) for s in held_out]
     batches = [[encoded[i] for i in b] for b in together([len(e.input_ids) for e in encoded], args.micro_batch)]
     longest = max((len(e.input_ids) - e.prompt_length for e in encoded), default=0) + 32  # tokens that an answer may have
@@ -275,7 +284,7 @@ def main():
             if main_rank:
                 print(f"interrupted: state of step {step} saved in {out}/state; the same command with --resume goes on.")
             P.finish()
-            return
+            raise SystemExit(130 if signal.SIGINT in stop else 0)  # what stands behind && must not go on after Ctrl-C
     bar.close()
 
     # ------------------------------------------------------------------------------------------------------------- save

@@ -5,6 +5,11 @@
 import argparse
 from pathlib import Path
 
+import cli
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
+
 import torch
 
 from policy import read_config, replacing, skeleton
@@ -91,8 +96,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--size", choices=PRESETS, default="tiny", help="of the model: see PRESETS")
     parser.add_argument("--data", default="out/data/sft", help="parquet files whose texts train the tokenizer")
-    parser.add_argument("--out", default="out/model", help="directory to write")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the weights")
+    parser.add_argument("--out", type=cli.name, default="out/model", help="directory to write")
+    parser.add_argument("--seed", type=cli.whole(0), default=0, help="seed of the weights")
     args = parser.parse_args()
     if Path(args.out).exists():
         raise SystemExit(f"error: {args.out} is there already; give another --out or remove it.")

@@ -258,6 +258,12 @@ def test_third_party_lists_what_is_installed():
     assert not [package for package in apt if not re.search(rf"(?<![\w-]){package}(?![\w-])", text)]
 
 
+def test_versions_of_python_are_the_same_everywhere():
+    looked_for = re.findall(r"python3\.(\d+)\b", re.search(r"candidates=\((.*?)\)", (ROOT / "run.sh").read_text())[1])
+    said = f"Python 3.{min(map(int, looked_for))} to 3.{max(map(int, looked_for))}"
+    assert len(looked_for) > 1 and said in (ROOT / "README.md").read_text() and (ROOT / "requirements.txt").read_text().startswith(f"# {said}.")
+
+
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     arguments.add_argument("--fix", action="store_true", help="write the line numbers anew")

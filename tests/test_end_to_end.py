@@ -197,10 +197,10 @@ def test_virl_with_a_reward_that_misbehaves(base, tmp_path, body, words):
 def test_renderers_that_die_cost_no_step(base, tmp_path):
     """Killed again and again until the first step is over: what they lost is excluded and counted, the next steps are whole."""
     from test_render import servers
-    stage, others, killed = Stage(*virl(base, tmp_path / "out")), set(servers()), 0
+    stage, others, killed = Stage(*virl(base, tmp_path / "out")), set(servers(mine=True)), 0
     while not (tmp_path / "out" / "metrics.jsonl").exists() or not (tmp_path / "out" / "metrics.jsonl").stat().st_size:
         assert stage.running()
-        for pid in set(servers()) - others:
+        for pid in set(servers(mine=True)) - others:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
                 killed += 1
@@ -299,7 +299,7 @@ def test_real_schema_through_every_stage(base, tmp_path):
 
 
 @pytest.mark.parametrize("change, words", [
-    (("--data", "absent"), "does not exist"), (("--model", "absent"), "no model at"), (("--group", 1), "--group must be"),
+    (("--data", "absent"), "does not exist"), (("--model", "absent"), "no model at"),
     (("--max-new-tokens", 100000), "no prompt of"), (("--resume",), "nothing to resume")])
 def test_bad_input_to_virl_is_one_line(base, tmp_path, monkeypatch, change, words):
     assert words in refusal(monkeypatch, *virl(base, tmp_path / "out"), *change)
@@ -308,3 +308,31 @@ def test_bad_input_to_virl_is_one_line(base, tmp_path, monkeypatch, change, word
 def test_bad_input_fails_the_command(base, tmp_path):
     result = run(*virl(base, tmp_path / "out", "--data", "absent"), check=False)
     assert result.returncode != 0 and "does not exist" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("argv, python, words", [
+    (["--sed", "1"], "", "unknown argument '--sed'"), (["--seed"], "", "--seed needs a value"), (["--seed", "x"], "", "a number from 0 on"),
+    (["--data", "a b"], "", "a b has no sft, rl and test below it"), (["--resume", "--out", "a b"], "", "there is no"),
+    (["--out", "mine"], "", "holds no earlier run"), (["--out", "mine/file"], "", "holds no earlier run"),
+    (["setup"], "no such python", "tried: no such python"), (["setup"], "/bin/false", "no Python of version 3.11 or newer")])
+def test_run_sh_refuses_in_one_line_and_touches_nothing(tmp_path, argv, python, words):
+    """Called from another folder: paths are meant from there."""
+    (tmp_path / "project").mkdir()
+    for name in ("run.sh", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path / "project")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("mine")
+    result = subprocess.run(["bash", "project/run.sh", *argv], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHON": python})
+    assert result.returncode in (1, 2) and words in result.stderr and result.stderr.count("\n") == 1 and not result.stdout
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["mine", "mine/file", "project", "project/requirements.txt", "project/run.sh"]
+
+
+def test_run_sh_leaves_a_running_job_alone(tmp_path):
+    """A second one would have moved its folder aside."""
+    import fcntl
+    (tmp_path / "out" / "data").mkdir(parents=True)
+    folder = os.open(tmp_path / "out", os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    result = subprocess.run(["bash", ROOT / "run.sh", "--out", "out"], cwd=tmp_path, capture_output=True, text=True)
+    os.close(folder)
+    assert result.returncode == 1 and "another run is writing into" in result.stderr and (tmp_path / "out" / "data").is_dir()

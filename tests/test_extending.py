@@ -14,9 +14,7 @@ import dedupe
 import defects
 import domain
 import reward
-from render import HARMLESS, LANGUAGES, Renderer, available
-from sandbox import safe
-from server import FAMILIES
+from render import FAMILIES, HARMLESS, LANGUAGES, Renderer, available, safe
 
 TEXT = (ROOT / "docs" / "extending.md").read_text()
 SHORT = {"sft.py": ["--steps", 2, "--batch", 4, "--render-every", 0],
@@ -84,7 +82,7 @@ if __name__ == "__main__":
     rows = judge(data.png(target.image), "grid", program, answers, target)
     assert rows[0]["reward"] == 1 > rows[1]["reward"] > 0.1 and rows[0]["domain"] == {}, rows
     Path("programs").mkdir()
-    parts.ProcessPoolExecutor = lambda workers, *_: ThreadPoolExecutor(workers)  # four commands without starting four processes
+    parts.cli.Pool = lambda workers, *_: ThreadPoolExecutor(workers)  # four commands without starting four processes
     rng = np.random.default_rng(0)
     for i in range(60):
         Path(f"programs/{i}.grid").write_text("\\n".join("".join(rng.choice(list("..rgb"), 6)) for _ in range(6)))
@@ -102,7 +100,7 @@ def with_grid(folder, leave_out=None):
         shutil.copy(file, folder)
     entries = re.findall(r"^\| `([\w.]+)` \| `([^`]+)` \| `([^`]+)` \|", TEXT.split("\n## A language of your own\n")[1], re.M)
     entries = [(file, behind, behind + added) for file, behind, added in entries]
-    for i, (file, old, new) in enumerate([*entries, ("drawing.py", "def draw_svg(", block("A language of your own", "python") + "def draw_svg(")]):
+    for i, (file, old, new) in enumerate([*entries, ("render.py", "def draw_svg(", block("A language of your own", "python") + "def draw_svg(")]):
         lines = (folder / file).read_text()
         (place,) = re.findall(rf"^{re.escape(old)}", lines, re.M)
         if i != leave_out:

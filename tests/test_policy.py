@@ -220,6 +220,20 @@ def test_bad_model_directories_end_in_one_line(tmp_path, content, words):
     assert words in str(e.value) and "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize("damage, words", [
+    (lambda p: (p / "model.safetensors").write_bytes((p / "model.safetensors").read_bytes()[:-1000]), "does not load"),
+    (lambda p: (p / "model.safetensors").write_bytes(b""), "does not load"), (lambda p: (p / "model.safetensors").unlink(), "does not load"),
+    (lambda p: (p / "tokenizer.json").write_text("{"), "does not load"), (lambda p: (p / "preprocessor_config.json").unlink(), "does not load"),
+    (lambda p: (p / "chat_template.jinja").unlink(), "no chat template"), (lambda p: (p / "config.json").write_text("{"), "no model at")])
+def test_a_damaged_model_directory_ends_in_one_line(tiny, tmp_path, damage, words):
+    import shutil
+    shutil.copytree(tiny, tmp_path / "model")
+    damage(tmp_path / "model")
+    with pytest.raises(SystemExit) as e:
+        P.load_policy(tmp_path / "model")
+    assert words in str(e.value) and "\n" not in str(e.value)
+
+
 def test_prompt_beyond_the_context_is_refused(loaded, samples):
     loaded.context = 50
     with pytest.raises(ValueError, match="context"):

@@ -109,7 +109,8 @@ def test_a_models_own_mistakes(programs, tmp_path):
     assert "Running it fails" not in made["s1-refine-model"].prompt
 
 
-@pytest.mark.parametrize("out, predictions, words", [("no", "absent.jsonl", "does not exist"), (".", None, "Give another one")])
+@pytest.mark.parametrize("out, predictions, words", [
+    ("no", "absent.jsonl", "does not exist"), ("no", "sft/part-0.parquet", "holds no prediction"), (".", None, "Give another one")])
 def test_bad_arguments_are_one_line(tmp_path, out, predictions, words):
     data.write_samples(drawn_samples(1), tmp_path / "sft" / "part-0.parquet")
     with pytest.raises(SystemExit, match=words):

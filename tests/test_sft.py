@@ -110,7 +110,7 @@ def test_signal_saves_and_exits_cleanly(one_process, tiny, number):
     wait_for(out / "metrics.jsonl", stage)
     stage.signal(number)
     result = stage.wait(60)
-    assert result.returncode == 0 and "--resume goes on" in result.stdout
+    assert result.returncode == (130 if number == signal.SIGINT else 0) and "--resume goes on" in result.stdout
     assert len(list((out / "state").glob("step_*/extra.json"))) == 1
 
 
@@ -151,6 +151,26 @@ def test_unusable_samples_stop_the_run_with_their_reason(one_process, tiny, tmp_
 def test_bad_input_is_one_line(one_process, tiny, tmp_path, monkeypatch, change, words):
     line = refusal(monkeypatch, *arguments(tiny, one_process / "data", tmp_path / "out"), *(x for pair in change.items() for x in pair if x != ""))
     assert words in line
+
+
+def test_a_new_run_does_not_mix_with_an_earlier_one(one_process, tiny, tmp_path, monkeypatch):
+    """A state of an earlier run with a higher step would be taken for the newest."""
+    import shutil
+    assert "holds a finished run" in refusal(monkeypatch, *arguments(tiny, one_process / "data", one_process / "one"))
+    shutil.copytree(one_process / "one" / "state", tmp_path / "out" / "state")
+    before = sorted(tmp_path.rglob("*"))
+    assert "holds an interrupted run: --resume" in refusal(monkeypatch, *arguments(tiny, one_process / "data", tmp_path / "out"))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("damage", [lambda state: (state / "extra.json").write_text("{"), lambda state: next(state.glob("*.distcp")).unlink(),
+                                    lambda state: next(state.glob("*.distcp")).write_bytes(b""), lambda state: (state / ".metadata").unlink()])
+def test_a_damaged_state_is_named_in_one_line(one_process, tiny, tmp_path, monkeypatch, damage):
+    import shutil
+    shutil.copytree(one_process / "one" / "state", tmp_path / "out" / "state")
+    damage(tmp_path / "out" / "state" / "step_6")
+    line = refusal(monkeypatch, *arguments(tiny, one_process / "data", tmp_path / "out"), "--resume")
+    assert "step_6 does not load" in line and "--resume goes on from step 3" in line
 
 
 @pytest.mark.parametrize("change, words", [(("--data", "absent"), "does not exist"), (("--lerning", 1), "unrecognized arguments")])

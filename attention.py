@@ -1,4 +1,4 @@
-"""What policy.py puts in place of parts of a transformers model: attention for images, packed rows and decoding, fused norms.
+"""What policy.py puts in place of parts of a transformers model: attention for images, packed rows and decoding, patch embedding, norms.
 
 Each is the same function as the part that it replaces (tests compare with transformers' own forward), and faster.
 """
@@ -10,7 +10,9 @@ import torch.nn.functional as F
 
 HALVES = (torch.float16, torch.bfloat16)  # what the variable-length kernel takes
 SHORT = 256  # tokens up to which plain products are faster than SDPA on a CPU, forward and backward: ten times at 64, about as fast at 256
-ALIKE = 1.2  # longest over shortest segment of a group; 32 segments of 37 to 77 tokens take 2.8 ms at 1.1 to 1.5, 5.0 as one group
+# A group of segments: at most so many, longest over shortest at most so much, its length a multiple of so many tokens. 32 segments of 37 to 77
+# tokens take 2.8 ms a layer with ratios of 1.1 to 1.5, 5.0 as one group. Few different shapes, because oneDNN compiles each one anew (.5 ms).
+TOGETHER, ALIKE, STEP = 8, 1.5, 8
 
 
 def attend(query, key, value, scale, mask=None, causal=False):
@@ -33,51 +35,8 @@ def attend(query, key, value, scale, mask=None, causal=False):
         mask = mask.to(query.dtype).repeat(1, H // K, 1)  # [1 or n, H / K T, T]
         mask = mask if len(mask) == 1 else mask.repeat_interleave(K, 0)
         scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=scale)
-    return (scores.softmax(-1) @ value).view(n, H, T, head)
-
-
-@dataclass
-class Groups:
-    """How a packed row of T tokens goes through an attention without a variable-length kernel: segments of nearly one length together, padded."""
-    padded: torch.Tensor  # [S] int64: the token at each place of all groups, one group behind the other; padding repeats its segment's last
-    places: torch.Tensor  # [T] int64: where each token stands among these
-    shapes: list  # (segments n, tokens L of the longest) of each group; S = sum of n L
-    masks: list  # [1 or n, L, L] of each group, None for segments so long that a kernel does without
-
-
-def group_segments(lengths, device, owners=None):
-    """Groups of the segments of a packed row; lengths: list of int; owners: for each segment [its tokens] int, see `Example.owner`, else causal.
-
-    What pads a segment stands behind it, so no token sees it, and nothing of its own is kept: it changes neither values nor gradients.
-    """
-    groups = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not groups or lengths[i] * ALIKE < lengths[groups[-1][0]]:
-            groups.append([])
-        groups[-1].append(i)
-    starts = torch.tensor([0, *lengths]).cumsum(0)  # [segments + 1]
-    padded, real, shapes, masks = [], [], [], []
-    for members in groups:
-        n, L = len(members), lengths[members[0]]
-        length, place = torch.tensor([lengths[i] for i in members])[:, None], torch.arange(L)  # [n, 1], [L]
-        padded.append((starts[members][:, None] + place.minimum(length - 1)).flatten())  # [n L]
-        real.append((place < length).flatten())  # [n L]
-        seen = (place[:, None] >= place)[None]  # [1, L, L]
-        if owners:
-            owner = torch.stack([F.pad(owners[i], (0, L - lengths[i]), value=-1) for i in members])  # [n, L]
-            seen = seen & ((owner[:, None] == 0) | (owner[:, None] == owner[:, :, None]))  # [n, L, L]
-        shapes.append((n, L))
-        masks.append(torch.zeros(seen.shape).masked_fill(~seen, float("-inf")).to(device) if owners or L <= SHORT else None)
-    padded, real = torch.cat(padded), torch.cat(real)  # [S]
-    places = real.nonzero()[:, 0][padded[real].argsort()]  # [T]
-    return Groups(padded.to(device), places.to(device), shapes, masks)
-
-
-def rms_norm(module, hidden):
-    """A decoder's RMSNorm: on a GPU one kernel in place of seven."""
-    if hidden.is_cuda:
-        return F.rms_norm(hidden, hidden.shape[-1:], module.weight.to(hidden.dtype), module.variance_epsilon)
-    return type(module).forward(module, hidden)
+    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)  # in bf16 it takes twice as long
+    return (weights @ value).view(n, H, T, head)
 
 
 def in_one_call(query, key, value, starts, longest, scale, causal):
@@ -108,12 +67,43 @@ def image_attention(module, query, key, value, attention_mask, scaling=None, cu_
     return out.transpose(1, 2), None  # [1, sum of patches, H, head size]
 
 
-def embed_patches(module, pixels):
-    """The patch embedding, pixels [patches, values] -> [patches, D]: its convolution has one position, so it is a matrix product.
+@dataclass
+class Groups:
+    """How a packed row of T tokens goes through an attention without a variable-length kernel: segments of nearly one length together, padded."""
+    padded: torch.Tensor  # [S] int64: the token at each place of all groups, one group behind the other; padding repeats its segment's last
+    places: torch.Tensor  # [T] int64: where each token stands among these
+    shapes: list  # (segments n, tokens L of each) of each group; S = sum of n L
+    masks: list  # [1 or n, L, L] of each group, None for segments so long that a kernel does without
 
-    As a convolution it takes 5 ms more of a step of 85 ms (embedded default, 2 CPU cores).
+
+def group_segments(lengths, T, device, owners=None):
+    """Groups of the segments of a packed row of T tokens.
+
+    lengths: list of int; where they add up to less than T, the rest of the row is of no use. owners: of each segment int [its tokens], see
+    `Example.owner`; without them each token sees those before it. What pads a segment stands behind it: no token sees it, nothing of it
+    is kept, so it changes neither values nor gradients.
     """
-    return F.linear(pixels.to(module.proj.weight.dtype), module.proj.weight.flatten(1), module.proj.bias)
+    groups = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not groups or len(groups[-1]) == TOGETHER or lengths[i] * ALIKE < lengths[groups[-1][0]]:
+            groups.append([])
+        groups[-1].append(i)
+    starts = torch.tensor([0, *lengths]).cumsum(0)  # [segments + 1]
+    padded, real, shapes, masks = [], [], [], []
+    for members in groups:
+        n, L = len(members), -(-lengths[members[0]] // STEP) * STEP
+        length, place = torch.tensor([lengths[i] for i in members])[:, None], torch.arange(L)  # [n, 1], [L]
+        padded.append((starts[members][:, None] + place.minimum(length - 1)).flatten())  # [n L]
+        real.append((place < length).flatten())  # [n L]
+        seen = (place[:, None] >= place)[None]  # [1, L, L]
+        if owners:
+            owner = torch.stack([F.pad(owners[i], (0, L - lengths[i]), value=-1) for i in members])  # [n, L]
+            seen = seen & ((owner[:, None] == 0) | (owner[:, None] == owner[:, :, None]))  # [n, L, L]
+        shapes.append((n, L))
+        masks.append(torch.zeros(seen.shape).masked_fill(~seen, float("-inf")).to(device) if owners or L <= SHORT else None)
+    padded, real = torch.cat(padded), torch.cat(real)  # [S]
+    places = F.pad(real.nonzero()[:, 0][padded[real].argsort()], (0, T - sum(lengths)))  # [T]
+    return Groups(padded.to(device), places.to(device), shapes, masks)
 
 
 def packed_attention(module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, max_length_q=None, groups=None, **kwargs):
@@ -146,8 +136,23 @@ def slot_attention(module, query, key, value, attention_mask, scaling=None, **kw
     return out.reshape(B, 1, H, head), None
 
 
+def embed_patches(module, pixels):
+    """The patch embedding, pixels [patches, values] -> [patches, D]: its convolution has one position, so it is a matrix product.
+
+    As a convolution it takes 5 ms more of a step of 85 ms (embedded default, 2 CPU cores).
+    """
+    return F.linear(pixels.to(module.proj.weight.dtype), module.proj.weight.flatten(1), module.proj.bias)
+
+
+def rms_norm(module, hidden):
+    """A decoder's RMSNorm: on a GPU one kernel in place of seven."""
+    if hidden.is_cuda:
+        return F.rms_norm(hidden, hidden.shape[-1:], module.weight.to(hidden.dtype), module.variance_epsilon)
+    return type(module).forward(module, hidden)
+
+
 def wire(policy):
-    """Give a Policy's model our attentions and patch embedding, in place; returns it."""
+    """Put the functions above into a Policy's model, in place; returns it. Which attention its decoder calls is `Policy.forward`'s choice."""
     from transformers import AttentionInterface, AttentionMaskInterface
     # transformers hands the segment lengths only to attentions with "flash" in their name.
     AttentionInterface.register("vision_flash_per_image", image_attention)

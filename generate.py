@@ -4,8 +4,8 @@ A fixed number of slots decode in lock-step. Each slot owns a stretch of a preal
 length; when its answer ends, the next rollout of the queue takes its place at once. The rollouts of one prompt (a
 GRPO group) share one prefill. The same function serves ViRL's rollouts and evaluation.
 
-On a GPU a decoding step is hundreds of small kernels whose launches take longer than they do: it is captured once as a CUDA
-graph for each (rows, length) it is run at, both rounded up, and replayed.
+On a GPU a decoding step is hundreds of small kernels whose launches take longer than they do: it is captured once as a
+CUDA graph for each (rows, length) it is run at, both rounded up, and replayed.
 
 Left out here: moving rollouts between ranks.
 
@@ -48,7 +48,7 @@ class SlotLayer(DynamicLayer):
         self.cache, self.is_initialized, self.dtype, self.device = cache, True, self.values.dtype, self.values.device
 
     def update(self, key_states, value_states, *args, **kwargs):
-        """key_states, value_states [B, K, 1, H]: store them at each slot's length, return views [B, K, longest, H] of all that is there."""
+        """key_states, value_states [B, K, 1, H]: store them at each slot's length -> views [B, K, longest, H]."""
         B, c = key_states.shape[0], self.cache
         at = c.length[:B, None, None, None].expand_as(key_states)
         self.keys[:B].scatter_(2, at, key_states.to(self.dtype))
@@ -56,7 +56,7 @@ class SlotLayer(DynamicLayer):
         return self.keys[:B, :, :c.longest], self.values[:B, :, :c.longest]
 
     def fill(self, slots, source, rows):
-        """Copy `rows` of a filled layer into `slots` (int tensors [n]). What its padding holds is masked until a token overwrites it."""
+        """Copy `rows` of a filled layer into `slots` (int tensors [n]). Padding stays masked until overwritten."""
         T = source.keys.shape[2]
         self.keys[slots, :, :T], self.values[slots, :, :T] = source.keys[rows].to(self.dtype), source.values[rows]
 
@@ -66,7 +66,7 @@ class SlotLayer(DynamicLayer):
 
 
 class SlotState(LinearAttentionLayer):
-    """State of one linear-attention layer (Qwen3.5) for all slots: of its convolution [slots, ...], and recurrent [slots, ...]."""
+    """State of one linear-attention layer (Qwen3.5) for all slots, [slots, ...]: of its convolution, and recurrent."""
 
     def __init__(self, source, slots):
         """source: this layer of a filled DynamicCache, as for SlotLayer; so are `fill` and `move`."""
@@ -95,8 +95,9 @@ class SlotCache(Cache):
         self.length = torch.zeros(slots, dtype=torch.long, device=prefill.layers[0].device)  # [slots]: tokens stored
         self.rows = torch.arange(slots, device=self.length.device)
         self.longest = 0  # how much of T the attention reads, as a Python int
-        super().__init__(layers=[SlotState(layer, slots) if isinstance(layer, LinearAttentionLayer) else SlotLayer(layer, slots, capacity, self)
-                                 for layer in prefill.layers])
+        super().__init__(layers=[
+            SlotState(layer, slots) if isinstance(layer, LinearAttentionLayer) else
+            SlotLayer(layer, slots, capacity, self) for layer in prefill.layers])
 
     def fill(self, slots, prefill, rows, lengths):
         """Copy prompt `rows` of a prefill into `slots` (int tensors [n]); lengths [n] are the prompts' tokens."""
@@ -111,8 +112,8 @@ class SlotCache(Cache):
         self.length[target] = self.length[source]
 
     def show(self, B, longest):
-        """Let the model see the first B slots, of which the fullest will hold `longest` tokens with the new one; returns the mask
-        bool [B, 1, 1, longest] of what each has stored, and the new token."""
+        """Let the model see the first B slots, the fullest of which will hold `longest` tokens with the new one;
+        returns the mask bool [B, 1, 1, longest] of what each has stored, and the new token."""
         self.longest = longest
         for layer in self.layers:
             if isinstance(layer, SlotState):
@@ -127,15 +128,15 @@ class SlotCache(Cache):
 
 
 def rollout_seed(*parts):
-    """A 63-bit seed from whatever names a rollout (the run's seed, the prompt, the number in its group): the same on any rank and in any slot."""
+    """A 63-bit seed from what names a rollout (seed of the run, prompt, number in its group): the same on any rank."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
 
 
 def pick(logits, banned, temperature, uniform, top_p=1.0):
     """logits [B, V], uniform [B] in [0, 1) -> token [B] and its logprob [B] under the distribution it is drawn from.
 
-    banned: bool [V]. Inverse-CDF sampling needs one uniform number a token, drawn beforehand from the rollout's own seed:
-    that is what makes a rollout independent of the rows beside it. Greedy at temperature 0 (logprob then at temperature 1).
+    banned: bool [V]. Inverse-CDF sampling needs one uniform number a token, drawn beforehand from the rollout's own
+    seed: that is what makes a rollout independent of the rows beside it. Greedy at temperature 0 (logprob then at 1).
     top_p < 1: only the likeliest tokens that together reach that probability (nucleus sampling, arXiv 1904.09751).
     """
     logp = (logits.float() / (temperature or 1.0)).masked_fill(banned, float("-inf")).log_softmax(-1)  # [B, V]
@@ -153,13 +154,14 @@ def pick(logits, banned, temperature, uniform, top_p=1.0):
 
 
 class Replayed:
-    """step(B, longest) as CUDA graphs: run as it is the first time that its rounded arguments occur, captured, then replayed.
+    """step(B, longest) as CUDA graphs: run as it is when its rounded arguments are new, captured, then replayed.
 
     Rounding bounds the number of graphs; rows and cached tokens beyond those asked for are computed and thrown away.
     """
 
     def __init__(self, step, slots, capacity):
-        self.step, self.slots, self.capacity, self.graphs, self.pool = step, slots, capacity, {}, torch.cuda.graph_pool_handle()
+        self.step, self.slots, self.capacity = step, slots, capacity
+        self.graphs, self.pool = {}, torch.cuda.graph_pool_handle()
 
     def __call__(self, B, longest):
         key = min(self.slots, 1 << (B - 1).bit_length()), min(self.capacity, -(-longest // LENGTHS) * LENGTHS)
@@ -172,9 +174,11 @@ class Replayed:
 
 
 def free_memory(device):
-    """Bytes that can still be allocated: on a GPU with what PyTorch's allocator holds unused; on a CPU this process' share."""
+    """Bytes that can still be allocated: on a GPU with what PyTorch's allocator holds unused; on a CPU this process'
+    share, of 8 GiB where the system does not say."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     if os.path.exists("/proc/meminfo"):  # Linux: what is free and what the file cache would give back
         free = int(dict(line.split(":") for line in open("/proc/meminfo"))["MemAvailable"].split()[0]) * 1024
     else:
@@ -187,14 +191,18 @@ def slots_that_fit(prefill, capacity, wanted, budget):
 
     Fewer are said once, none raises ValueError.
     """
-    states = [t for layer in prefill.layers if isinstance(layer, LinearAttentionLayer) for x in (layer.conv_states, layer.recurrent_states) for t in x.values()]
-    a_token = [t for layer in prefill.layers if not isinstance(layer, LinearAttentionLayer) for t in (layer.values, layer.values)]  # keys take the type of values
-    slot = sum(capacity * t.shape[1] * t.shape[3] * t.element_size() for t in a_token) + sum(t[0].nbytes for t in states)
+    slot = 0
+    for layer in prefill.layers:
+        if isinstance(layer, LinearAttentionLayer):
+            slot += sum(t[0].nbytes for x in (layer.conv_states, layer.recurrent_states) for t in x.values())
+        else:  # keys and values, both of the values' type
+            slot += 2 * capacity * layer.values.shape[1] * layer.values.shape[3] * layer.values.element_size()
     if slot > budget:
-        raise ValueError(f"the key/value cache of one rollout of {capacity} tokens takes {slot / 1e9:.2f} GB, {budget / 1e9:.2f} GB are free: lower "
-                         f"--max-new-tokens, or take smaller images")
+        raise ValueError(f"the key/value cache of one rollout of {capacity} tokens takes {slot / 1e9:.2f} GB, "
+                         f"{budget / 1e9:.2f} GB are free: lower --max-new-tokens, or take smaller images")
     if wanted * slot > budget:
-        warnings.warn(f"{budget // slot} of {wanted} slots of {capacity} tokens fit the {budget / 1e9:.2f} GB that are free; the others wait for them", stacklevel=3)
+        warnings.warn(f"{budget // slot} of {wanted} slots of {capacity} tokens fit the {budget / 1e9:.2f} GB that are "
+                      "free; the others wait for them", stacklevel=3)
     return int(min(wanted, budget // slot))
 
 
@@ -204,13 +212,14 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
     """Sample `group` answers to each example.
 
     examples: list of n Example (prompts); seeds: n lists of `group` ints (default: from the index); temperature 0 is
-    greedy; top_p as in `pick`, for evaluation; slots: rollouts decoded together at most; on_finish(rollout) is called as soon as
-    an answer ends, so that rendering overlaps decoding; prefill_batch: prompts that go through the model together; check_every: steps
-    between looks for answers that have ended (default: 1 on a CPU, 8 on a GPU, which must be waited for then); budget: bytes for the
-    cache (default: 0.9 of what is free); timing: a defaultdict to which the seconds of `prefill`, `decode` and `gather` are added,
-    the slots times steps of the decoding, `slots`, and how many of them were `busy`.
-    Returns n lists of `group` Rollout, the same for any slots, prefill_batch and check_every. Raises ValueError when a prompt plus
-    max_new_tokens exceeds the context or memory.
+    greedy; top_p as in `pick`, for evaluation; slots: rollouts decoded together at most; on_finish(rollout) is called
+    as soon as an answer ends, so that rendering overlaps decoding; prefill_batch: prompts that go through the model
+    together; check_every: steps between looks for answers that have ended (default: 1 on a CPU, 8 on a GPU, which must
+    be waited for then); budget: bytes for the cache (default: 0.9 of what is free); timing: a defaultdict to which the
+    seconds of `prefill`, `decode` and `gather` are added, the slots times steps of the decoding, `slots`, and how many
+    of them were `busy`.
+    Returns n lists of `group` Rollout, the same for any slots, prefill_batch and check_every. Raises ValueError when a
+    prompt plus max_new_tokens exceeds the context or memory.
     """
     policy.eval()
     too_long = [i for i, e in enumerate(examples) if e.prompt_length + max_new_tokens > policy.context]
@@ -229,8 +238,9 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
         """Run the next prompts of the queue through the model, several at a time, once for all their rollouts."""
         started = time.perf_counter()
         waiting = list(dict.fromkeys(i for i, _ in queue if i not in ready))
-        # Prompts are padded on the right, which a recurrent state would take in: there only equal lengths go together.
-        batch = [i for i in waiting if not policy.recurrent or examples[i].prompt_length == examples[waiting[0]].prompt_length][:prefill_batch]
+        if policy.recurrent:  # its state would take in the padding on the right: only equal lengths go together
+            waiting = [i for i in waiting if examples[i].prompt_length == examples[waiting[0]].prompt_length]
+        batch = waiting[:prefill_batch]
         store = DynamicCache(config=policy.model.config)
         logits = policy([examples[i] for i in batch], last_only=True, cache=store)  # [prompts, V]
         ready.update({i: (store, row, logits[row]) for row, i in enumerate(batch)})
@@ -259,7 +269,8 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
         live = max(live, max(mine) + 1)
         lengths = torch.tensor([stored[slot] for slot in mine])
         positions = torch.stack([examples[owner[slot][0]].position_ids.max() + 1 for slot in mine])
-        where, rows, lengths, positions = (x.to(device) for x in (torch.tensor(mine), torch.tensor(rows), lengths, positions))  # [n] each
+        where, rows = torch.tensor(mine), torch.tensor(rows)
+        where, rows, lengths, positions = (x.to(device) for x in (where, rows, lengths, positions))  # [n] each
         for store in {id(s): s for s in stores}.values():
             of_store = torch.tensor([s is store for s in stores], device=device)  # [n]
             cache.fill(where[of_store], store, rows[of_store], lengths[of_store])
@@ -269,7 +280,7 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
     def step(B, longest):
         """One more token for the first B slots, of which none holds more than `longest` tokens with it."""
         logits = policy.decode(last[:B], position[:B], cache.show(B, longest), cache)  # [B, V]
-        cache.length[:B].add_(1).clamp_(max=capacity - 1)  # rows that a captured step takes along for nothing stay in their own slot
+        cache.length[:B].add_(1).clamp_(max=capacity - 1)  # rows that a captured step takes along stay in their slot
         position[:B] += 1
         advance(cache.rows[:B], logits)
 
@@ -318,15 +329,16 @@ def generate(policy, examples, group=1, max_new_tokens=256, temperature=1.0, see
         if not queue:
             return results
         store = prefill()
-        slots = slots_that_fit(store, capacity, min(slots, len(queue)), int(0.9 * free_memory(device)) if budget is None else budget)
+        budget = int(0.9 * free_memory(device)) if budget is None else budget
+        slots = slots_that_fit(store, capacity, min(slots, len(queue)), budget)
         cache, live = SlotCache(slots, capacity, store), 0
-        width = max_new_tokens + check_every  # an answer that has ended goes on until it is looked at: what follows is thrown away
+        width = max_new_tokens + check_every  # an answer that has ended goes on, for nothing, until it is looked at
         run = Replayed(step, slots, capacity) if device.type == "cuda" and not policy.recurrent else step
         uniform, logprobs = (torch.zeros(slots, width, device=device) for _ in range(2))  # [slots, new tokens]
         tokens = torch.zeros(slots, width, dtype=torch.long, device=device)
-        count, position, last, ended = torch.zeros(4, slots, dtype=torch.long, device=device)  # of each slot: tokens sampled, its next
-        # text position, its newest token, the length of its answer (0 while it goes on)
-        owner, stored, free = [None] * slots, [0] * slots, list(range(slots))
+        # Of each slot: tokens sampled, next text position, newest token, length of the answer (0 while it goes on).
+        count, position, last, ended = torch.zeros(4, slots, dtype=torch.long, device=device)  # [slots] each
+        owner, stored, free = [None] * slots, [0] * slots, list(range(slots))  # (example, sample), tokens in the cache
         while queue or live:
             while free and queue:
                 start()

@@ -1,8 +1,8 @@
-"""The loader: exact batches from disk.
+"""What the stages read from disk: exact batches (`Stream`, for sft.py), prompts one by one (`Prompts`, for virl.py).
 
-A run reads an endless stream of bins, lists of samples that go through the model together. The stream is a pure
-function of (files, seed, bin size); where a run stands in it is one integer. Hence a run can be cut anywhere and goes
-on exactly, with any number of processes and loading workers.
+A run of sft.py reads an endless stream of bins, lists of samples that go through the model together. The stream is a
+pure function of (files, seed, bin size); where a run stands in it is one integer. Hence a run can be cut anywhere and
+goes on exactly, with any number of processes and loading workers.
 """
 import bisect
 from collections import Counter
@@ -113,7 +113,7 @@ def refuse_wrong_data(corpus, unusable):
 
 
 class Prompts:
-    """The prompts of ViRL: the usable samples of a corpus in the endless row of its epochs. prompts[position] -> Sample.
+    """The prompts of ViRL: the usable samples of a corpus, epoch after epoch without end. prompts[position] -> Sample.
 
     Every sample is looked at once, none is kept: they are read when their turn comes. measure: list of Sample -> tokens
     of each; limit: tokens above which a sample is left out; absent: {language that cannot be rendered: why}; held_out:

@@ -25,12 +25,16 @@ if __name__ == "__main__":
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import nn
 
 from attention import group_segments, wire
 
 # ---------------------------------------------------------------------------------------------------------- the policy
+
+ROW = 64  # on a CPU rows are rounded up to so many tokens: oneDNN compiles each product anew for each shape, .6 ms for each of 15 a step
+
 
 def products_in(device, dtype):
     """Context: matrix products in dtype, weights as they are."""
@@ -175,10 +179,12 @@ class Policy(nn.Module):
             text = torch.cat([torch.arange(n) for n in lengths])  # [T]; transformers wants it before the other three
             positions = torch.cat([text[None], torch.cat([e.position_ids for e in examples], 1)])[:, None]  # [4, 1, T]
             starts = [0, *itertools.accumulate(lengths)]
+            if self.device.type == "cpu":
+                input_ids, positions = (F.pad(x, (0, -x.shape[-1] % ROW)) for x in (input_ids, positions))
             config._attn_implementation = "packed"
             segments = {"cu_seq_lens_q": torch.tensor(starts, dtype=torch.int32, device=self.device), "max_length_q": max(lengths)}
             if examples[0].branches or self.device.type == "cpu" or self.dtype == torch.float32:  # not for torch's variable-length kernel
-                segments["groups"] = group_segments(lengths, self.device, [e.owner() for e in examples] if examples[0].branches else None)
+                segments["groups"] = group_segments(lengths, input_ids.shape[1], self.device, [e.owner() for e in examples] if examples[0].branches else None)
         images = list(range(len(batch))) if images is None else images
         first = {image: b for b, image in reversed(list(enumerate(images)))}  # the first row of each distinct image
         order = sorted(first)
@@ -200,9 +206,12 @@ class Policy(nn.Module):
         # A token is predicted from the hidden state of the one before it.
         keep = torch.cat([torch.arange(e.prompt_length, len(e.input_ids)) + start for start, e in zip(starts, examples)])  # [N]
         before = torch.cat([e.before() + start for start, e in zip(starts, examples)])  # [N]
-        targets = input_ids.flatten()[keep].to(self.device)  # [N]
-        return token_logprobs(hidden[before.to(self.device)], self.model.lm_head, targets, self.banned,
-                              self.dtype if self.autocast else torch.float32, chunk, self.score)
+        targets, N = input_ids.flatten()[keep].to(self.device), len(keep)  # [N]
+        if self.device.type == "cpu":
+            before, targets = (F.pad(x, (0, -N % ROW)) for x in (before, targets))
+        logprobs, entropy = token_logprobs(hidden[before.to(self.device)], self.model.lm_head, targets, self.banned,
+                                           self.dtype if self.autocast else torch.float32, chunk, self.score)
+        return logprobs[:N], entropy[:N]
 
     def decode(self, token_ids, positions, mask, cache):
         """One step of decoding: token_ids [B], positions [B] (text position of each), mask bool [B, 1, 1, T] -> logits [B, V]."""

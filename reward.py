@@ -28,9 +28,11 @@ palette    how much ink of each of 6 x 6 x 6 colours, wherever it is: a shifted 
            Colours count as far as shapes agree: noise and mean colours have the right colours everywhere
 text       strings and their places: Dice's coefficient of their letter pairs, one to one, heavier for longer strings and
            lighter for displaced ones. Only strings that can be seen in the picture count, and only in a picture that
-           shows something of the target: text alone, or hidden text, buys nothing
+           shows something of the target: text alone, or hidden text, buys nothing. The text of a molecule is its SMILES, and
+           molecules are compared as graphs: the atoms and bonds that both have when atom is assigned to atom
 size       exp(-|ln(aspect of the render / aspect of the target)|); the render is fitted into the target's canvas on its
-           own background, never stretched
+           own background, never stretched. A figure of LaTeX is cropped to what it shows, so that one missing element moves
+           all others: it is also compared unscaled, where it covers the target best, and the better of the two counts
 drawn      min(1, edges in the render / 5 % of the edges in the target): a flat sheet of any colour is a blank
 format     exactly one fenced block in the language asked for, with code in it (language alignment): `extract_code`
 execution  1 if the renderer drew the program. Reported, and used by virl.py's decoupled advantages; in the total a
@@ -81,6 +83,10 @@ C2 = 0.03**2  # SSIM's second constant for images in [0, 1]
 THIRDS = np.full(3, 1 / 3, np.float32)  # the mean over colour channels, as a product
 LEAST_EDGES = 0.05
 MOST_TEXTS = 400  # strings of an image that are compared, longest first
+WHOLE = (0, 0, 1, 1)  # the box of a text that fills the image: a molecule's SMILES
+LONGEST_SMILES = 200  # characters; longer ones are compared as strings
+SUBSTITUTED = 0.8  # what an atom of another element, or a bond of another order, counts in a molecule
+MOLECULE_NEEDS = 0.2  # palette score below which a molecule's text term fades out
 FENCES = {"python": ("python", "py"), "html": ("html",), "svg": ("svg", "xml"), "latex": ("latex", "tex", "tikz")}
 
 
@@ -135,6 +141,25 @@ def fit(image, width, height):
         sheet.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
         image = np.asarray(sheet)
     return image.astype(np.float32) / 255
+
+
+def align(a, image, ground):
+    """Two images at one scale where they cover each other best: a [H, W, 3] and image [h, w, 3], float -> two [H', W', 3] that hold both.
+
+    ground: the colour of a's paper. Best is the largest correlation of their ink over all shifts (by FFT).
+    """
+    from scipy.signal import fftconvolve
+    grounds = ground, background(image)
+    ink, other = (colour_error(x, g) for x, g in zip((a, image), grounds))
+    match = fftconvolve(ink, other[::-1, ::-1])  # [H + h - 1, W + w - 1]
+    down, right = (int(at) - side + 1 for at, side in zip(np.unravel_index(match.argmax(), match.shape), other.shape))
+    top, left = min(0, down), min(0, right)
+    size = max(len(a), down + len(image)) - top, max(a.shape[1], right + image.shape[1]) - left
+    sheets = []
+    for x, paper, y0, x0 in zip((a, image), grounds, (-top, down - top), (-left, right - left)):
+        sheets.append(np.broadcast_to(paper.astype(np.float32), (*size, 3)).copy())
+        sheets[-1][y0:y0 + len(x), x0:x0 + x.shape[1]] = x
+    return sheets
 
 
 def cells(values, side):
@@ -194,19 +219,20 @@ def overlap(a, b, error):
     return float(np.maximum(0, either - error).sum()) / total if total > 1e-6 else 1.0
 
 
-def features(target, reference=None, encoder=None):
+def features(target, reference=None, encoder=None, language=None):
     """What `score` needs of a target, computed once for all rollouts of a group.
 
     target: uint8 [H, W, 3]; reference: render.Render of the program that drew it, where there is one: it knows the
-    texts; encoder: an Encoder, for its term.
+    texts; encoder: an Encoder, for its term; language: that of the answers.
     """
     height, width = target.shape[:2]
     scale = min(1.0, LONGEST / max(height, width))
     pixels = fit(target, max(1, round(width * scale)), max(1, round(height * scale)))  # [H, W, 3]
     ground = background(pixels).astype(np.float32)
-    known = {"aspect": width / height, "ground": ground, "look": look(pixels, ground), "texts": []}
+    known = {"aspect": width / height, "ground": ground, "look": look(pixels, ground), "texts": [], "scale": scale, "cropped": language == "latex"}
     if reference is not None and reference.status == "ok":
         known["texts"] = visible_texts(reference.texts or [], reference.image)
+        known["molecule"] = molecule(known["texts"])
         known["text weight"] = WEIGHT_TEXT * min(1.0, text_share(known["texts"], known["look"]["fine"]) / TEXT_SHARE)
     if encoder:
         blank = np.broadcast_to(np.round(255 * ground).astype(np.uint8), target.shape)
@@ -214,29 +240,44 @@ def features(target, reference=None, encoder=None):
     return known
 
 
-def visual_parts(known, image, texts=None, encoder=None):
-    """Similarity of a render, uint8 [H, W, 3] with its texts, to a target's `features`: dict of visual and its terms."""
-    a = known["look"]
-    height, width = a["pixels"].shape[:2]
-    b = look(fit(image, width, height), known["ground"])
+def compare(a, b, size):
+    """Two looks of equal shape, the size term -> dict of visual and its terms, without encoder and texts."""
     error = errors(a, b)
     parts = {term: overlap(a[term], b[term], error[term]) for term in WEIGHTS}
-    parts["size"] = math.exp(-abs(math.log(image.shape[1] / image.shape[0] / known["aspect"])))
     needed = LEAST_EDGES * float(a["edges"].sum())
     parts["drawn"] = min(1.0, float(b["edges"].sum()) / needed) if needed > 1e-6 else 1.0
     shapes = WEIGHTS["fine"] * parts["fine"] + WEIGHTS["edges"] * parts["edges"]
     others = sum(weight * parts[term] for term, weight in WEIGHTS.items()) - shapes
-    trust = parts["size"] * parts["drawn"]
+    trust = size * parts["drawn"]
     visual = trust * (shapes + min(1.0, (parts["fine"] + parts["edges"]) / AGREE) * others)
+    return {"visual": visual, **parts, "size": size}
+
+
+def visual_parts(known, image, texts=None, encoder=None):
+    """Similarity of a render, uint8 [H, W, 3] with its texts, to a target's `features`: dict of visual and its terms."""
+    a, ground = known["look"], known["ground"]
+    height, width = a["pixels"].shape[:2]
+    size = math.exp(-abs(math.log(image.shape[1] / image.shape[0] / known["aspect"])))
+    parts = compare(a, look(fit(image, width, height), ground), size)
+    h, w = (max(1, round(known["scale"] * side)) for side in image.shape[:2])
+    if known["cropped"] and (h, w) != (height, width) and max(h, w) <= 2 * LONGEST:
+        moved = compare(*(look(sheet, ground) for sheet in align(a["pixels"], fit(image, w, h), ground)), size)
+        parts = max(parts, moved, key=lambda found: found["visual"])
+    visual = parts["visual"]
     if encoder:
         (seen,) = encoder.describe([image])
         parts["encoder"] = calibrated(cosine(known["encoded"], seen), cosine(known["encoded"], known["blank"]))
-        visual = (1 - WEIGHT_ENCODER) * visual + WEIGHT_ENCODER * trust * parts["encoder"]
+        visual = (1 - WEIGHT_ENCODER) * visual + WEIGHT_ENCODER * parts["size"] * parts["drawn"] * parts["encoder"]
     if known["texts"]:
-        parts["text"] = text_similarity(known["texts"], visible_texts(texts or [], image))
+        seen, shown = visible_texts(texts or [], image), visual / TEXT_NEEDS
+        if known["molecule"]:
+            parts["text"] = molecule_similarity(known["molecule"], molecule(seen))
+            shown = parts["drawn"] * parts["palette"] / MOLECULE_NEEDS  # one changed atom can turn the whole drawing
+        else:
+            parts["text"] = text_similarity(known["texts"], seen)
         weight = known["text weight"]
-        visual = (1 - weight) * visual + weight * parts["text"] * min(1.0, visual / TEXT_NEEDS)
-    return {"visual": visual, **parts}
+        visual = (1 - weight) * visual + weight * parts["text"] * min(1.0, shown)
+    return {**parts, "visual": visual}
 
 
 # ------------------------------------------------------------------------------------------------------------- text term
@@ -290,6 +331,60 @@ def text_similarity(a, b):
     gain = np.minimum(n_a[:, None], n_b) * np.where(dice > 0.5, dice, 0) * np.exp(-2 * distance)  # [n, m]
     matched = gain[linear_sum_assignment(-gain)].sum()
     return float(2 * matched / (n_a.sum() + n_b.sum()))
+
+
+def molecule(texts):
+    """The visible texts that fill the image, if they are SMILES -> (elements [n], bonds [4, n, n], by order), or None.
+
+    Several molecules are one graph. Atoms and bonds are what the SMILES says, hydrogen left out and nothing made sense of.
+    """
+    smiles = ".".join(string for string, box in texts if box == WHOLE)
+    if not 0 < len(smiles) <= LONGEST_SMILES:
+        return None
+    from rdkit import Chem, rdBase
+    with rdBase.BlockLogs():
+        found = Chem.MolFromSmiles(smiles, sanitize=False)
+    if not found:
+        return None
+    orders = Chem.GetAdjacencyMatrix(found, useBO=True)  # [n, n]
+    return np.array([atom.GetAtomicNum() for atom in found.GetAtoms()]), np.stack([orders == k for k in (1, 1.5, 2, 3)]).astype(float)
+
+
+def molecule_similarity(a, b):
+    """Two results of `molecule` -> 0 to 1: of the atoms and bonds of either, the share that both have, squared, as strangers share half.
+
+    Graph edit distance is a quadratic assignment of atoms to atoms, approximated: by linear assignments to its gradient
+    (Frank and Wolfe 1956; Vogelstein et al. 2015), from the ten pairs of atoms whose neighbourhoods are most alike.
+    """
+    from scipy.optimize import linear_sum_assignment
+    if not a or not b:
+        return 0.0
+    (elements_a, bonds_a), (elements_b, bonds_b) = a, b
+    any_a, any_b = bonds_a.sum(0), bonds_b.sum(0)  # [n, n], [m, m]
+    atoms = np.where(elements_a[:, None] == elements_b, 1, SUBSTITUTED)  # [n, m]
+    bonds = lambda match: SUBSTITUTED * any_a @ match @ any_b + (1 - SUBSTITUTED) * (bonds_a @ match @ bonds_b).sum(0)  # [n, m]
+    degrees = np.maximum(1, np.maximum.outer(any_a.sum(1), any_b.sum(1)))  # [n, m]
+    alike, common = atoms, 0.0
+    for _ in range(6):
+        alike = (atoms + bonds(alike) / degrees) / 2
+    for start in [None, *np.argsort(-alike, axis=None)[:10]]:
+        match = np.eye(*atoms.shape)  # [n, m]: SMILES are canonical, so that equal molecules are in the same order
+        if start is not None:
+            i, j = divmod(start, len(elements_b))
+            match = np.full(atoms.shape, 1 / max(atoms.shape))
+            match[i], match[:, j], match[i, j] = 0, 0, 1
+        around, last = bonds(match), None  # of a sum of matches they are the sum
+        for step in range(10):
+            chosen = linear_sum_assignment(-atoms - around)
+            if last and (chosen[1] == last[1]).all():
+                break
+            best = np.zeros(atoms.shape)
+            best[chosen] = 1
+            then, last = bonds(best), chosen
+            common = max(common, (best * (atoms + then / 2)).sum())
+            around += (then - around) * 2 / (step + 3)
+    total = atoms.shape[0] + atoms.shape[1] + (bonds_a.sum() + bonds_b.sum()) / 2
+    return float(common / (total - common)) ** 2
 
 
 # --------------------------------------------------------------------------------------------------------------- encoder
@@ -394,7 +489,7 @@ def score(target, render, response, language, known=None, reference_code=None, e
     """
     code, parts = start(render, response, language, "length_penalty", *WEIGHTS)
     if code and not embeds_raster(code):
-        parts.update(visual_parts(known or features(target, encoder=encoder), render.image, render.texts, encoder))
+        parts.update(visual_parts(known or features(target, encoder=encoder, language=language), render.image, render.texts, encoder))
     if code and reference_code:
         parts["length_penalty"] = length_penalty(code, reference_code)
     parts["reward"] = WEIGHT_FORMAT * parts["format"] + WEIGHT_VISUAL * parts["visual"] - parts["length_penalty"]
@@ -440,7 +535,7 @@ def score_group(target, language, answers, reference=None, reference_code=None, 
     """
     judge, found, rows = reward_named(reward, _encoder), {}, []
     started = time.perf_counter()
-    known = features(target, reference, _encoder if judge is score else None)
+    known = features(target, reference, _encoder if judge is score else None, language)
     for render, response in answers:
         if response not in found:
             found[response] = judge(target, render, response, language, known=known, reference_code=reference_code, encoder=_encoder)
@@ -520,7 +615,7 @@ def main():
                 reference = renderer.submit(language, reference_code, target.shape[1::-1]).result()
     except RuntimeError as error:
         raise SystemExit(f"error: {error}")
-    known = features(target, reference, encoder)
+    known = features(target, reference, encoder, language)
     for name, value in judge(target, render, response, language, known=known, reference_code=reference_code, encoder=encoder).items():
         print(f"{name:14} {value:.4f}")
     print("no single fenced block in the language asked for" if not code else f"render: {render.status} {render.message}")

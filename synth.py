@@ -100,7 +100,7 @@ def program_samples(programs_of, count, domains, used, seed, labels):
 
 
 def program_splits(labelled, targets, test, seed, levels, domains):
-    """Clean programs of these difficulties, no two alike: {"test", "sft", "rl": (Sample without image, program) pairs}."""
+    """Clean programs of these difficulties, no two alike: {"test", "sft", "rl": (Sample, program) pairs}."""
     programs_of, used = {}, Counter()
     for domain in {*domains}:
         n = sum(-(-count // len(domains)) for count in (labelled, targets, test)) * domains.count(domain)

@@ -9,27 +9,23 @@ advantages inside the group -> one policy-gradient update. No code labels are ne
         --max-new-tokens 4096 --micro-groups 1 --steps 164 --out out/virl
 
 The algorithm is GRPO (arXiv 2402.03300 eq. 3) with the global token mean and clip-higher of DAPO (arXiv 2503.14476),
-dual clip (arXiv 1912.09729) and, by default, advantages that keep execution and likeness apart. A KL term towards the start
-model is optional (--kl); VinciCoder's released configuration has none.
+dual clip (arXiv 1912.09729) and, by default, advantages that keep execution and likeness apart. A KL term towards the
+start model is optional (--kl); VinciCoder's released configuration has none.
 
 Left out here: rollouts balanced between ranks.
 
 Reads DIR/*.parquet; writes OUT (a Hugging Face directory), OUT/run.json, OUT/metrics.jsonl, OUT/rollouts/step_N.jsonl,
-OUT/progress.html (curves, targets, renders and code, from OUT/samples; open it while training), OUT/best (the policy that did
-best on held-out samples by the metric outside the reward, with best.json) and OUT/state.
+OUT/progress.html (curves, targets, renders and code, from OUT/samples; open it while training), OUT/best (the policy
+that did best on held-out samples by the metric outside the reward, with best.json) and OUT/state.
 
 Shapes: P prompts, G group, N answer tokens.
 """
-import os
-
-# Threads of torch that wait shall sleep: spinning, they take the cores from the renderers. Read when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 import argparse
 import base64
 import html
 import json
 import math
+import os
 import signal
 import time
 from collections import defaultdict
@@ -58,36 +54,40 @@ from reward import WEIGHTS, extract_code, reward_named, score_group, scorers
 # ------------------------------------------------------------------------------------------------------------ arguments
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
 parser.add_argument("--model", type=cli.name, default="out/sft", help="model directory or hub id to start from")
-parser.add_argument("--data", type=cli.name, default="out/data/rl", help="directory of parquet files with target images; code, where there is some, only tells the texts")
+parser.add_argument("--data", type=cli.name, default="out/data/rl", help="directory of parquet files of targets; code is not needed")
 parser.add_argument("--out", type=cli.name, default="out/virl", help="directory to write")
 parser.add_argument("--steps", type=cli.whole(1), default=144, help="rollout phases")
 parser.add_argument("--max-seconds", type=cli.real(), default=0, help="stop after this much training time (0: by steps)")
 parser.add_argument("--prompts", type=cli.whole(1), default=16, help="prompts per step over all processes")
 parser.add_argument("--group", type=cli.whole(2), default=8, help="rollouts per prompt (G)")
-parser.add_argument("--refill", type=cli.whole(0), default=0, help="rounds of further prompts where too few groups have a spread (0: none)")
+parser.add_argument("--refill", type=cli.whole(0), default=0, help="rounds of further prompts where groups have no spread")
 parser.add_argument("--max-new-tokens", type=cli.whole(1), default=96, help="tokens per answer at most")
 parser.add_argument("--temperature", type=cli.real(above=True), default=1.0, help="sampling temperature; training scores at the same")
 parser.add_argument("--slots", type=cli.whole(1), default=128, help="rollouts decoded together on one process")
 parser.add_argument("--updates", type=cli.whole(1), default=1, help="optimizer steps per rollout phase")
 parser.add_argument("--micro-groups", type=cli.whole(1), default=8, help="groups per forward and backward on one process")
-parser.add_argument("--reward", default="nanovinci", help="nanovinci, paper (VinciCoder's formula; needs --encoder), or your MODULE:FUNCTION")
+parser.add_argument("--reward", default="nanovinci",
+                    help="nanovinci, paper (VinciCoder's formula; needs --encoder), or your MODULE:FUNCTION")
 parser.add_argument("--encoder", default="", help="vision encoder mixed into the reward, such as facebook/dinov2-large")
-parser.add_argument("--advantage", default="decoupled", choices=("decoupled", "paper"), help="how rewards become advantages")
+parser.add_argument("--advantage", default="decoupled", choices=("decoupled", "paper"), help="how rewards are compared")
 parser.add_argument("--clip-low", type=cli.real(), default=0.2, help="lower clip of the probability ratio")
 parser.add_argument("--clip-high", type=cli.real(), default=0.28, help="upper clip of the probability ratio")
-parser.add_argument("--kl", type=cli.real(), default=0.0, help="weight of the KL divergence from --model, which is then held a second time (0: none)")
-parser.add_argument("--overlong", type=cli.whole(0), default=16, help="tokens before the limit over which the length penalty rises to 0.5")
+parser.add_argument("--kl", type=cli.real(), default=0.0,
+                    help="weight of the KL divergence from --model, which is then held a second time (0: none)")
+parser.add_argument("--overlong", type=cli.whole(0), default=16, help="tokens below the limit over which a penalty rises to 0.5")
 parser.add_argument("--lr", type=cli.real(), default=3e-4, help="AdamW learning rate")
-parser.add_argument("--matrix-lr", type=cli.real(), default=0.002, help="Muon learning rate of the inner matrices (0: AdamW for all)")
+parser.add_argument("--matrix-lr", type=cli.real(), default=0.002, help="Muon learning rate of matrices (0: AdamW for all)")
 parser.add_argument("--weight-decay", type=cli.real(), default=0.0, help="decoupled weight decay of the inner matrices")
 parser.add_argument("--warmup", type=cli.whole(0), default=5, help="steps of linear warm-up")
 parser.add_argument("--decay", type=cli.real(0, 1), default=0.3, help="last fraction of the run with linear decay to zero")
 parser.add_argument("--clip", type=cli.real(above=True), default=1.0, help="gradient norm limit")
-parser.add_argument("--render-workers", type=cli.whole(0), default=0, help="renderer workers of this process (0: cores / processes)")
+parser.add_argument("--render-workers", type=cli.whole(0), default=0, help="renderer workers a process (0: cores / processes)")
 parser.add_argument("--render-timeout", type=cli.real(above=True), default=10.0, help="seconds per program")
 parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
-parser.add_argument("--eval-data", default="", help="held-out samples for the in-loop evaluation (default: a tenth of DATA at most, not trained on)")
-parser.add_argument("--eval-every", type=cli.whole(0), default=36, help="steps between greedy answers to held-out samples, rendered and scored; the best policy stays in OUT/best (0: never)")
+parser.add_argument("--eval-data", default="",
+                    help="held-out samples for the in-loop evaluation (default: up to a tenth of DATA, not trained on)")
+parser.add_argument("--eval-every", type=cli.whole(0), default=36,
+                    help="steps between greedy answers to held-out samples; the best policy is in OUT/best (0: never)")
 parser.add_argument("--eval-samples", type=cli.whole(0), default=64, help="samples that are answered then")
 parser.add_argument("--save-every", type=cli.whole(1), default=50, help="steps between resumable states")
 parser.add_argument("--sample-every", type=cli.whole(1), default=25, help="steps between entries of OUT/progress.html")
@@ -128,7 +128,7 @@ def group_advantages(reward, execution, kind):
             continue
         a, ran = 2 * (e - e.mean()), e > 0
         if ran.sum() >= 2:
-            a[ran] += (r[ran] - r[ran].mean()) / max(r[ran].std(ddof=1), 0.045)  # 5 % of the visual score's share of 0.9
+            a[ran] += (r[ran] - r[ran].mean()) / max(r[ran].std(ddof=1), 0.045)  # 0.05 of the visual score
         advantage[p, ok] = np.clip(a, -3, 3)
     return advantage, kept
 
@@ -145,16 +145,19 @@ def policy_loss(logp, old, rollout_logp, advantage, clip_low, clip_high):
     surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage)
     surrogate = torch.where(advantage < 0, torch.maximum(surrogate, DUAL_CLIP * advantage), surrogate)
     drift = logp.detach() - rollout_logp  # [N]
-    metrics = dict(clipped_high=(ratio > 1 + clip_high) & (advantage > 0), clipped_low=(ratio < 1 - clip_low) & (advantage < 0),
-                   importance_weight=weight, importance_capped=gap.exp() > TIS_CAP, logprob_gap=gap.abs(), approx_kl=drift.exp() - 1 - drift)
-    return -(weight * surrogate).sum(), {**{k: v.float().mean().item() for k, v in metrics.items()}, "logprob_gap_max": gap.abs().max().item()}
+    means = dict(clipped_high=(ratio > 1 + clip_high) & (advantage > 0), importance_weight=weight,
+                 clipped_low=(ratio < 1 - clip_low) & (advantage < 0), importance_capped=gap.exp() > TIS_CAP,
+                 logprob_gap=gap.abs(), approx_kl=drift.exp() - 1 - drift)  # each [N]
+    metrics = {**{k: v.float().mean().item() for k, v in means.items()}, "logprob_gap_max": gap.abs().max().item()}
+    return -(weight * surrogate).sum(), metrics
 
 
 def kl_penalty(logp, old, reference):
-    """Summed KL(policy || reference) of tokens, all [N]: log-probabilities now, before this phase's updates, of the reference.
+    """Summed KL(policy || reference) of tokens, all [N]: log-probabilities now, before this phase's updates, of the
+    reference.
 
-    Schulman's k3 = q/p - 1 - log(q/p), at least 0 for every token (http://joschu.net/blog/kl-approx.html), times the ratio to the
-    sampling policy: only with that factor is its gradient that of the KL divergence; GRPO eq. 4 lacks it.
+    Schulman's k3 = q/p - 1 - log(q/p), at least 0 for every token (http://joschu.net/blog/kl-approx.html), times the
+    ratio to the sampling policy: only with that factor is its gradient that of the KL divergence; GRPO eq. 4 lacks it.
     """
     gap = reference - logp  # [N]
     return ((logp - old).exp() * (gap.exp() - 1 - gap)).sum()
@@ -185,37 +188,41 @@ class Group:
         started = time.perf_counter()
         if self.rows is None:
             self.rows, self.renders = self.judged.result()
-            parts = (np.array([[row[k] for row in self.rows]], dtype=float) for k in ("reward", "execution"))  # each [1, G]
-            (self.advantage,), (self.kept,) = group_advantages(*parts, kind)
+            reward, execution = (np.array([[float(row[k]) for row in self.rows]]) for k in ("reward", "execution"))
+            (self.advantage,), (self.kept,) = group_advantages(reward, execution, kind)
         return time.perf_counter() - started
 
 
 def judge(sample, rollouts, futures, reference, pool, args):
     """Wait for the renders of one group and have it scored in a process of `pool`.
 
-    rollouts: G Rollout; futures: G Future[Render], None where there is no code; reference: Future[Render] of the target's
-    own program, where the data has one: it knows the texts. Returns (G dicts with `reward` after the length penalty,
-    G images or None).
+    rollouts: G Rollout; futures: G Future[Render], None where there is no code; reference: Future[Render] of the
+    target's own program, where the data has one: it knows the texts. Returns (G dicts with `reward` after the length
+    penalty, G images or None). Raises SystemExit with one line where the reward function raises.
     """
     renders = [future and future.result() for future in futures]
     target = np.asarray(data.open_image(sample))  # [H, W, 3]
+    answers = [(render, r.text) for render, r in zip(renders, rollouts)]
+    code, _ = extract_code(sample.answer, sample.language)
     try:
-        rows = pool.submit(score_group, target, sample.language, [(render, r.text) for render, r in zip(renders, rollouts)],
-                           reference and reference.result(), extract_code(sample.answer, sample.language)[0], args.reward).result()
+        rows = pool.submit(score_group, target, sample.language, answers, reference and reference.result(), code,
+                           args.reward).result()
     except Exception as e:  # someone's own function may raise anything
-        raise SystemExit(f"error: the reward {args.reward} raised {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''} at an answer to sample "
+        why = str(e).splitlines()[0] if str(e) else ""
+        raise SystemExit(f"error: the reward {args.reward} raised {type(e).__name__}: {why} at an answer to sample "
                          f"{sample.id}. States already saved are intact: mend it, then --resume.") from None
     for row, rollout, render in zip(rows, rollouts, renders):
         row["overlong"] = overlong_penalty(len(rollout.token_ids), args.max_new_tokens, args.overlong)
         row["reward"] -= row["overlong"]
         row["seconds_render"] = render.seconds if render else 0.0
-        row["status"], row["message"] = (render.status, render.message) if render else ("no code", "no single fenced block")
+        row["status"] = render.status if render else "no code"
+        row["message"] = render.message if render else "no single fenced block"
     return rows, [render and render.image for render in renders]
 
 
 def roll_out(policy, groups, renderer, pool, judges, args, timing):
-    """Sample the rollouts of all groups, in place. A program is rendered as soon as its answer has ended, and a complete group
-    scored, while other rows still decode; what then still runs is waited for in `Group.settle`."""
+    """Sample the rollouts of all groups, in place. A program is rendered as soon as its answer has ended, and a group
+    scored when it is complete, while other rows still decode; what then still runs is waited for in `Group.settle`."""
     finished = [{} for _ in groups]  # {g: (Rollout, Future[Render] or None)} of each group
 
     def submit(sample, text):
@@ -227,23 +234,22 @@ def roll_out(policy, groups, renderer, pool, judges, args, timing):
         mine[rollout.sample] = rollout, submit(group.sample, rollout.text)
         if len(mine) == args.group:
             group.rollouts, renders = zip(*(mine[g] for g in range(args.group)))
-            group.judged = judges.submit(judge, group.sample, group.rollouts, renders, submit(group.sample, group.sample.answer), pool, args)
+            reference = submit(group.sample, group.sample.answer)
+            group.judged = judges.submit(judge, group.sample, group.rollouts, renders, reference, pool, args)
 
     policy.dtype = torch.float32 if policy.device.type == "cpu" else getattr(torch, args.dtype)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads - 1))  # two renderers and two decoding threads on two cores hinder each other
     seeds = [[rollout_seed(args.seed, group.number, group.sample.id, g) for g in range(args.group)] for group in groups]
     try:
         prompts = [group.prompt for group in groups]
-        generate(policy, prompts, args.group, args.max_new_tokens, args.temperature, seeds, args.slots, on_finish, timing=timing)
+        generate(policy, prompts, args.group, args.max_new_tokens, args.temperature, seeds, args.slots, on_finish,
+                 timing=timing)
     except ValueError as e:  # the cache of a single rollout does not fit the memory
         raise SystemExit(f"error: {e}.") from None
-    torch.set_num_threads(threads)
 
 
 def collect(policy, prompts, position, renderer, pool, judges, args, timing):
-    """The rollouts of one step: of `prompts` from `position` on each rank takes its own in turn, with --refill further ones until
-    enough groups of all ranks have a spread.
+    """The rollouts of one step: of `prompts` from `position` on each rank takes its own in turn, with --refill further
+    ones until enough groups of all ranks have a spread.
 
     Returns (this rank's list of Group, number of prompts that all ranks together have used). Raises SystemExit where
     log-probabilities are not finite. Collective.
@@ -255,9 +261,9 @@ def collect(policy, prompts, position, renderer, pool, judges, args, timing):
         roll_out(policy, fresh, renderer, pool, judges, args, timing)
         groups, used = groups + fresh, used + missing
         if P.all_max(any(not math.isfinite(sum(r.logprobs)) for group in fresh for r in group.rollouts), policy.device):
-            raise SystemExit(f"error: the log-probabilities of the rollouts are not finite: an earlier update has broken the weights. "
-                             f"Lower --lr and --matrix-lr and start anew from --model, or from an older state: remove the newer ones "
-                             f"in {Path(args.out) / 'state'}, then --resume.")
+            raise SystemExit("error: the log-probabilities of the rollouts are not finite: an earlier update has "
+                             "broken the weights. Lower --lr and --matrix-lr and start anew from --model, or from an "
+                             f"older state: remove the newer ones in {Path(args.out) / 'state'}, then --resume.")
         if args.refill:
             timing["reward_wait"] += sum(group.settle(args.advantage) for group in fresh)
             missing = args.prompts - int(P.all_sum(sum(group.kept for group in groups), policy.device))
@@ -266,13 +272,15 @@ def collect(policy, prompts, position, renderer, pool, judges, args, timing):
     return groups, used
 
 
-# ------------------------------------------------------------------------------------------------------------ the update
+# ----------------------------------------------------------------------------------------------------------- the update
 
 def micro_batches(groups, args, timing):
-    """Lists of at most --micro-groups groups that have a spread, first those that are judged first, so that the update begins while
-    the last programs are still rendered. Which groups share a list does not depend on the speed of anything."""
+    """Yields lists of at most --micro-groups groups that have a spread, first those that are judged first, so that the
+    update begins while the last programs are still rendered. Which groups share a list is not a matter of speed."""
+    def last_judged(group):
+        return group.sample.language not in HARMLESS, max(len(r.token_ids) for r in group.rollouts)
     together = []
-    for group in sorted(groups, key=lambda group: (group.sample.language not in HARMLESS, max(len(r.token_ids) for r in group.rollouts))):
+    for group in sorted(groups, key=last_judged):
         timing["reward_wait"] += group.settle(args.advantage)
         if group.kept:
             together.append(group)
@@ -284,27 +292,31 @@ def micro_batches(groups, args, timing):
 
 
 def score_tokens(policy, groups):
-    """Log-probabilities and entropies, [N] each, of all answer tokens of the groups. The vision tower runs once a group, and so does
-    the prompt, all answers following it in one row; groups too long for the mask that this needs lie one answer behind the other."""
-    if not policy.recurrent and max(len(g.prompt.input_ids) + sum(len(r.token_ids) for r in g.rollouts) for g in groups) <= SHARED:
+    """Log-probabilities and entropies, [N] each, of all answer tokens of the groups. The vision tower runs once a
+    group, and so does the prompt, all answers following it in one row; groups too long for the mask that this needs
+    lie one answer behind the other."""
+    longest = max(len(group.prompt.input_ids) + sum(len(r.token_ids) for r in group.rollouts) for group in groups)
+    if longest <= SHARED and not policy.recurrent:
         return policy([group.prompt.branch([r.token_ids for r in group.rollouts]) for group in groups])
     rows = [group.prompt.extend(r.token_ids) for group in groups for r in group.rollouts]
-    return policy(rows, images=[p for p, group in enumerate(groups) for _ in group.rollouts])
+    images = [p for p, group in enumerate(groups) for _ in group.rollouts]
+    return policy(rows, images)
 
 
 def before_updates(policy, micros):
-    """Log-probabilities [N] of the answers of each micro-batch, without gradient: {number of its first group: [N]}. Collective."""
+    """Log-probabilities of the answers of each micro-batch, without gradient: {number of its first group: [N]}.
+    Collective."""
     with torch.no_grad(), P.gathered(policy):  # ranks may hold different numbers of kept groups
         return {groups[0].number: score_tokens(policy, groups)[0] for groups in micros}
 
 
 def update(policy, reference, optimizers, micros, old_logp, spare, args):
-    """One optimizer step, to which every kept token weighs the same, whatever rank, micro-batch or answer it stands in.
+    """One optimizer step, in which every kept token weighs the same, whatever rank, micro-batch or answer it stands in.
 
-    micros: iterator over this rank's micro-batches, lists of Group; old_logp: see `before_updates`, empty where the weights have not
-    changed since; spare: an Example for a rank that has fewer micro-batches than others.
-    Returns (loss, gradient norm, [(tokens, {metric: mean over them, or largest})]): without any token (None, None, []); where
-    loss or norm is not finite the weights stay as they are. Collective.
+    micros: iterator over this rank's micro-batches, lists of Group; old_logp: see `before_updates`, empty where the
+    weights have not changed since; spare: an Example for a rank that has fewer micro-batches than others.
+    Returns (loss, gradient norm, [(tokens, {metric: mean over them, or largest})]), where no rank has a token
+    (None, None, []). Where loss or norm is not finite the weights stay as they are. Collective.
     """
     device, (_, world) = policy.device, P.world()
     loss_sum, n_tokens, stats = 0.0, 0, []
@@ -319,7 +331,7 @@ def update(policy, reference, optimizers, micros, old_logp, spare, args):
         answers = [(r, a) for group in groups for r, a in zip(group.rollouts, group.advantage)]
         sampled = torch.tensor([x for r, _ in answers for x in r.logprobs], device=device)  # [N]
         lengths = torch.tensor([len(r.token_ids) for r, _ in answers])  # [rollouts]
-        advantage = torch.tensor([a for _, a in answers], dtype=torch.float32).repeat_interleave(lengths).to(device)  # [N]
+        advantage = torch.tensor([float(a) for _, a in answers]).repeat_interleave(lengths).to(device)  # [N]
         old = old_logp.get(groups[0].number, logp.detach())  # [N]
         loss, metrics = policy_loss(logp, old, sampled, advantage, args.clip_low, args.clip_high)
         metrics["entropy"] = entropy.mean().item()
@@ -334,14 +346,15 @@ def update(policy, reference, optimizers, micros, old_logp, spare, args):
     n_tokens = P.all_sum(n_tokens, device)
     if not n_tokens:
         return None, None, stats
-    # Global token mean (DAPO eq. 8): the divisor counts the tokens of all ranks; FSDP2 averages over ranks, hence `world`.
+    # Global token mean (DAPO eq. 8): the divisor counts the tokens of all ranks; FSDP2 averages over ranks, hence the
+    # factor `world`.
     for p in policy.parameters():
         if p.grad is not None:
             p.grad.mul_(world / n_tokens)
     loss, norm = P.all_sum(loss_sum, device) / n_tokens, P.clip_gradients(policy, args.clip)
     if math.isfinite(loss) and math.isfinite(norm):
         layers = policy.model.model.language_model.layers
-        watched = list(layers[len(layers) // 2].parameters())  # how far a step moves them, relative to their size, is a metric
+        watched = list(layers[len(layers) // 2].parameters())  # how far a step moves them is a metric
         before = [p.detach().clone() for p in watched]
         for optimizer in optimizers:
             optimizer.step()
@@ -353,70 +366,82 @@ def update(policy, reference, optimizers, micros, old_logp, spare, args):
     return loss, norm, stats
 
 
-# --------------------------------------------------------------------------------------------------------------- records
+# -------------------------------------------------------------------------------------------------------------- records
 
 def write_progress(out, step, groups, shown=6):
-    """OUT/progress.html, to be left open while training: curves and, newest step first, target, best render and code of some prompts.
+    """OUT/progress.html, to be left open while training: curves and, newest step first, target, best render and code of
+    some prompts.
 
-    What a step shows is kept in OUT/samples/step_N.html. Text of the model stands there escaped, and the page may load nothing.
+    What a step shows is kept in OUT/samples/step_N.html. Text of the model stands there escaped, and the page may load
+    nothing.
     """
     cards = ""
     for group in groups[:shown]:
         k = max(range(len(group.rows)), key=lambda g: np.nan_to_num(group.rows[g]["reward"], nan=-9))
-        images = [np.asarray(data.open_image(group.sample)), group.renders[k]]
-        for i, image in enumerate(images):
-            if image is not None:
-                (small := Image.fromarray(image)).thumbnail((224, 224))
-                images[i] = f'<img src="data:image/png;base64,{base64.b64encode(data.png(np.asarray(small))).decode()}">'
+        pictures = ""
+        for image in (np.asarray(data.open_image(group.sample)), group.renders[k]):
+            if image is None:
+                pictures += f"<div class='pic none'>{html.escape(group.rows[k]['status'])}</div>"
+                continue
+            (small := Image.fromarray(image)).thumbnail((224, 224))
+            encoded = base64.b64encode(data.png(np.asarray(small))).decode()
+            pictures += f'<div class=pic><img src="data:image/png;base64,{encoded}"></div>'
         scores = ", ".join(f"{row['reward']:.2f}" for row in group.rows)
-        cards += (f"<div class=card><header><b>{html.escape(group.sample.id)}</b>rewards {scores}</header><div class=strip><div class=pair>"
-                  + "".join(f"<div class='pic{'' if image else ' none'}'>{image or html.escape(group.rows[k]['status'])}</div>" for image in images)
-                  + f"</div><pre>{html.escape(group.rollouts[k].text)}</pre></div></div>")
+        cards += (f"<div class=card><header><b>{html.escape(group.sample.id)}</b>rewards {scores}</header>"
+                  f"<div class=strip><div class=pair>{pictures}</div><pre>{html.escape(group.rollouts[k].text)}</pre>"
+                  "</div></div>")
     (out / "samples").mkdir(exist_ok=True)
     (out / "samples" / f"step_{step}.html").write_text(f"<section><h2>step {step}</h2>{cards}</section>")
     steps = sorted((n for p in (out / "samples").glob("step_*.html") if (n := int(p.stem[5:])) <= step), reverse=True)
+    shown_steps = "".join((out / "samples" / f"step_{n}.html").read_text() for n in steps)
     replace = out / "progress.html.tmp"
     replace.write_text(f"""<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=20>
-<meta http-equiv=Content-Security-Policy content="default-src 'none'; img-src data:; style-src 'unsafe-inline'"><title>ViRL, step {step}</title>
-<style>{STYLE}</style><main><h1>ViRL, step {step}</h1><p class=lead>Running means over seconds of training. Below them: target, render and code of the
-best of each group.</p><section><div class=figures>{curves([out])}</div></section>{"".join((out / "samples" / f"step_{n}.html").read_text() for n in steps)}</main></html>""")
+<meta http-equiv=Content-Security-Policy content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>ViRL, step {step}</title><style>{STYLE}</style><main><h1>ViRL, step {step}</h1>
+<p class=lead>Running means over seconds of training. Below them: target, render and code of the best of each group.</p>
+<section><div class=figures>{curves([out])}</div></section>{shown_steps}</main></html>""")
     replace.replace(out / "progress.html")
 
 
 def step_record(step, groups, stats):
     """Metrics of one step over all ranks; README ("Metrics") explains the keys.
 
-    groups: this rank's, settled; stats: (tokens, {metric: mean over them, or largest}) of each part of its updates. Collective.
+    groups: this rank's, settled; stats: [(tokens, {metric: mean over them, or largest})] of its updates. Collective.
     """
     def of(group, row, rollout, advantage):
-        parts = {k: row.get(k, 0.0) for k in (*PARTS, *WORK)}
-        return {**parts, "status": row["status"], "language": group.sample.language, "length": len(rollout.token_ids), "finish": rollout.finish,
-                "kept": group.kept, "advantage_abs": abs(float(advantage))}
+        return {**{k: row.get(k, 0.0) for k in (*PARTS, *WORK)}, "status": row["status"], "finish": rollout.finish,
+                "language": group.sample.language, "length": len(rollout.token_ids), "kept": group.kept,
+                "advantage_abs": abs(float(advantage))}
 
-    def mean(key, rows):
-        return float(np.mean([row[key] for row in rows])) if rows else None
-    found = P.all_lists([[of(group, *each) for each in zip(group.rows, group.rollouts, group.advantage)] for group in groups])
+    def mean(values):
+        return float(np.mean(values)) if values else None
+
+    def means(keys, rows):
+        return {k: mean([row[k] for row in rows]) for k in keys}
+    found = P.all_lists([[of(g, *each) for each in zip(g.rows, g.rollouts, g.advantage)] for g in groups])
     rows = [row for group in found for row in group]
     known = [row for row in rows if math.isfinite(row["reward"])]  # without what our own renderer lost
-    record = {"step": step, **{k: mean(k, known) for k in PARTS}, "reward_std": float(np.std([row["reward"] for row in known])) if known else None}
-    record["languages"] = {}
+    record = {"step": step, **means(PARTS, known), "languages": {}}
+    record["reward_std"] = float(np.std([row["reward"] for row in known])) if known else None
     for language in sorted({row["language"] for row in known}):
         mine = [row for row in known if row["language"] == language]
-        record["languages"][language] = {"rollouts": len(mine), **{k: mean(k, mine) for k in ("reward", "execution", "visual")}}
+        record["languages"][language] = {"rollouts": len(mine), **means(("reward", "execution", "visual"), mine)}
 
     rewards = [[row["reward"] for row in group if math.isfinite(row["reward"])] for group in found]
-    spreads = [max(r) - min(r) for r in rewards if r]
     ran = [[row["execution"] > 0 for row in group] for group in found]
-    record.update(spread=float(np.mean(spreads)) if spreads else None, kept=float(np.mean([group[0]["kept"] for group in found])),
-                  groups=len(found), rollouts=len(rows), all_failed=float(np.mean([not any(r) for r in ran])), all_ran=float(np.mean([all(r) for r in ran])))
+    record.update(groups=len(found), kept=mean([group[0]["kept"] for group in found]),
+                  spread=mean([max(r) - min(r) for r in rewards if r]),
+                  all_failed=mean([not any(r) for r in ran]), all_ran=mean([all(r) for r in ran]))
 
     states, lengths = [row["status"] for row in rows], [row["length"] for row in rows]
-    record.update(status={s: states.count(s) for s in sorted(set(states))}, infra=len(rows) - len(known), timeout=states.count("timeout"),
-                  length=mean("length", rows), length_p50=float(np.median(lengths)), length_p95=float(np.percentile(lengths, 95)), length_max=max(lengths),
-                  length_ran=mean("length", [row for row in rows if row["execution"] > 0]),
-                  length_failed=mean("length", [row for row in rows if not row["execution"] > 0]),
-                  truncated=float(np.mean([row["finish"] == "length" for row in rows])), advantage_abs=mean("advantage_abs", rows),
-                  **{k: sum(row[k] for row in rows) for k in WORK})
+    record.update(rollouts=len(rows), status={s: states.count(s) for s in sorted(set(states))},
+                  infra=len(rows) - len(known), timeout=states.count("timeout"),
+                  length=mean(lengths), length_p50=float(np.median(lengths)), length_max=max(lengths),
+                  length_p95=float(np.percentile(lengths, 95)),
+                  length_ran=mean([row["length"] for row in rows if row["execution"] > 0]),
+                  length_failed=mean([row["length"] for row in rows if not row["execution"] > 0]),
+                  truncated=mean([row["finish"] == "length" for row in rows]),
+                  **means(["advantage_abs"], rows), **{k: sum(row[k] for row in rows) for k in WORK})
 
     stats = P.all_lists(stats)
     for key in {k: None for _, metrics in stats for k in metrics}:
@@ -430,12 +455,13 @@ def write_rollouts(path, groups):
     with open(path, "w") as f:
         for group in groups:
             for g, (rollout, parts, advantage) in enumerate(zip(group.rollouts, group.rows, group.advantage)):
-                row = {k: v for k, v in parts.items() if isinstance(v, (int, float, str))}
-                f.write(json.dumps({"id": group.sample.id, "sample": g, "response": rollout.text, "finish": rollout.finish,
-                                    "tokens": len(rollout.token_ids), "advantage": float(advantage), **row}) + "\n")
+                row = {"id": group.sample.id, "sample": g, "response": rollout.text, "finish": rollout.finish,
+                       "tokens": len(rollout.token_ids), "advantage": float(advantage),
+                       **{k: v for k, v in parts.items() if isinstance(v, (int, float, str))}}
+                f.write(json.dumps(row) + "\n")
 
 
-# ------------------------------------------------------------------------------------------------------------------ main
+# ----------------------------------------------------------------------------------------------------------------- main
 
 def main():
     args = parser.parse_args()
@@ -447,12 +473,13 @@ def main():
     if args.prompts < world:
         raise SystemExit(f"error: --prompts {args.prompts} is smaller than the number of processes ({world}).")
     reward_named(args.reward, args.encoder)  # a wrong name ends here
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # they spin while they wait: the renderers need cores, too
     out = Path(args.out)
     policy = P.load_policy(args.model, device)
     if main_rank:
         (out / "rollouts").mkdir(parents=True, exist_ok=True)
         (out / "run.json").write_text(json.dumps(vars(args), indent=1))
-        print("arguments: " + " ".join(f"{k}={v}" for k, v in vars(args).items()), f"| {world} process(es) on {device.type}")
+        print("arguments:", *(f"{k}={v}" for k, v in vars(args).items()), f"| {world} process(es) on {device.type}")
     P.barrier()
 
     # ------------------------------------------------------------------------------------------- model, optimizer, data
@@ -466,15 +493,18 @@ def main():
     base_lr = [[g["lr"] for g in o.param_groups] for o in optimizers]
     absent = {} if args.unsafe_render else {language: why for language, why in available().items() if why}
     measure, limit = lambda samples: policy.count_tokens(samples, answers=False), policy.context - args.max_new_tokens
-    prompts = Prompts(data.Corpus(args.data), measure, limit, absent, args.seed, args.eval_samples if args.eval_every and not args.eval_data else 0)
+    aside = args.eval_samples if args.eval_every and not args.eval_data else 0
+    prompts = Prompts(data.Corpus(args.data), measure, limit, absent, args.seed, aside)
     held_out = prompts.held_out
     if args.eval_every and args.eval_data:
-        held_out = [s for s in held_out_samples(args.eval_data, measure, limit, answer=False) if s.language not in absent][:args.eval_samples]
+        drawn = (s for s in held_out_samples(args.eval_data, measure, limit, answer=False) if s.language not in absent)
+        held_out = list(drawn)[:args.eval_samples]
     if main_rank:
-        why = "; ".join(f"{n} {reason}" for reason, n in prompts.left_out.items())
-        print(f"{len(prompts)} prompts of {len(prompts.corpus)} samples; set aside: {why or 'none'}; {len(held_out)} held out for evaluation")
+        why = "; ".join(f"{n} {reason}" for reason, n in prompts.left_out.items()) or "none"
+        print(f"{len(prompts)} prompts; set aside: {why}; held out for evaluation: {len(held_out)}")
     if not len(prompts):
-        raise SystemExit(f"error: no prompt of {args.data} can be rendered here and leaves room for {args.max_new_tokens} new tokens.")
+        raise SystemExit(f"error: no prompt of {args.data} can be rendered here and leaves room for "
+                         f"{args.max_new_tokens} new tokens.")
 
     # ------------------------------------------------------------------------------------------------------------- loop
     step, position, elapsed, skipped, best = 0, 0, 0.0, 0, -1.0  # position: prompts used so far, over all ranks
@@ -495,7 +525,8 @@ def main():
             scorers(workers, args.encoder) as pool, ThreadPoolExecutor(args.prompts) as judges:
         while step < args.steps and not (args.max_seconds and elapsed >= args.max_seconds):
             started, timing = time.perf_counter(), defaultdict(float)  # seconds of each part
-            progress = P.all_sum(elapsed / args.max_seconds if args.max_seconds else step / args.steps, device) / world  # ranks' clocks differ
+            progress = elapsed / args.max_seconds if args.max_seconds else step / args.steps
+            progress = P.all_sum(progress, device) / world  # ranks' clocks differ: the learning rate must not
             scale = min(1, (step + 1) / max(1, args.warmup)) * min(1, (1 - progress) / max(args.decay, 1e-9))
             for optimizer, lrs in zip(optimizers, base_lr):
                 for group, lr in zip(optimizer.param_groups, lrs):
@@ -506,8 +537,10 @@ def main():
             rolled_out, waited = time.perf_counter(), timing["reward_wait"]
             policy.train()
             policy.dtype = getattr(torch, args.dtype)
-            # Which update a group belongs to follows from its place among the prompts of all ranks, so it is the same on any number of them.
-            shares = [[group for group in groups if (group.number - position) * args.updates // used == u] for u in range(args.updates)]
+            # A group's update follows from its place among the prompts of all ranks: the same on any number of them.
+            shares = [[] for _ in range(args.updates)]
+            for group in groups:
+                shares[(group.number - position) * args.updates // used].append(group)
             updates, old_logp = [micro_batches(share, args, timing) for share in shares], {}
             if args.updates > 1:
                 updates = [list(micros) for micros in updates]
@@ -521,23 +554,25 @@ def main():
                 loss, norm = outcome[:2]
                 bad_in_a_row = 0 if math.isfinite(loss) and math.isfinite(norm) else bad_in_a_row + 1
                 if bad_in_a_row:
-                    skipped += 1
+                    skipped, ids = skipped + 1, [group.sample.id for group in groups]
                     with open(out / "nonfinite.jsonl", "a") as f:
-                        f.write(json.dumps({"step": step, "rank": rank, "ids": [group.sample.id for group in groups]}) + "\n")
+                        f.write(json.dumps({"step": step, "rank": rank, "ids": ids}) + "\n")
             ended = time.perf_counter()
 
             # --- records, evaluation, states --------------------------------------------------------------------------
             step, position, elapsed = step + 1, position + used, elapsed + ended - started
             record = step_record(step, groups, stats)
-            record.update({f"seconds_{k}": timing[k] for k in ("reward_wait", "prefill", "decode", "gather")}, seconds=elapsed,
-                          seconds_rollout=rolled_out - started - waited, seconds_update=ended - rolled_out - (timing["reward_wait"] - waited),
+            record.update({f"seconds_{k}": timing[k] for k in ("reward_wait", "prefill", "decode", "gather")})
+            record.update(seconds=elapsed, seconds_rollout=rolled_out - started - waited,
+                          seconds_update=ended - rolled_out - (timing["reward_wait"] - waited),
                           rollout_tokens_per_second=record["length"] * record["rollouts"] / (rolled_out - started),
-                          occupancy=timing["busy"] / max(1, timing["slots"]), memory_gb=P.all_max(P.memory_used(device), device) / 1e9,
-                          loss=loss, grad_norm=norm, skipped=skipped, lr=optimizers[0].param_groups[0]["lr"], position=position,
-                          confinement=renderer.confinement)
+                          occupancy=timing["busy"] / max(1, timing["slots"]), confinement=renderer.confinement,
+                          memory_gb=P.all_max(P.memory_used(device), device) / 1e9, loss=loss, grad_norm=norm,
+                          skipped=skipped, lr=optimizers[0].param_groups[0]["lr"], position=position)
             write_rollouts(out / "rollouts" / f"step_{step}{'' if world == 1 else f'.rank{rank}'}.jsonl", groups)
             if held_out and (step % args.eval_every == 0 or step == args.steps):
-                record.update({f"held_out_{k}": v for k, v in greedy_scores(policy, held_out, renderer, args.max_new_tokens).items()})
+                scores = greedy_scores(policy, held_out, renderer, args.max_new_tokens)
+                record.update({f"held_out_{k}": v for k, v in scores.items()})
                 if record["held_out_outside"] > best:  # not by the reward: its hacks would be chosen
                     best = record["held_out_outside"]
                     P.save_policy(policy, out / "best")
@@ -554,15 +589,16 @@ def main():
                 bar.update((min(elapsed, args.max_seconds) if args.max_seconds else step) - bar.n)
             if bad_in_a_row >= 3:
                 P.save_state(out, step, policy, optimizers, state())
-                raise SystemExit(f"error: loss or gradient was not finite 3 times in a row; prompts in {out}/nonfinite.jsonl, "
-                                 f"state saved. Lower --lr, then --resume.")
+                raise SystemExit(f"error: loss or gradient was not finite 3 times in a row; prompts in "
+                                 f"{out}/nonfinite.jsonl, state saved. Lower --lr, then --resume.")
             interrupted = P.all_max(len(stop), device) > 0  # ranks leave together
             if interrupted or step % args.save_every == 0:
                 P.save_state(out, step, policy, optimizers, state())
             if interrupted:
                 bar.close()
                 if main_rank:
-                    print(f"interrupted: state of step {step} saved in {out}/state; the same command with --resume goes on.")
+                    print(f"interrupted: state of step {step} saved in {out}/state; the same command with --resume "
+                          "goes on.")
                 P.finish()
                 raise SystemExit(130 if signal.SIGINT in stop else 0)  # what stands behind && must not go on after Ctrl-C
     bar.close()

@@ -243,9 +243,7 @@ if __name__ == "__main__":
         runs = {}
         for part, python in (("trl", args.trl), ("ours", sys.executable)):
             if python:
-                how = {"OMP_WAIT_POLICY": "passive"} if part == "ours" else {}  # as virl.py does itself where it is the first to load torch
-                command = [python, __file__, args.out, "--only", part, mix]
-                printed = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env={**os.environ, **how}).stdout
+                printed = subprocess.run([python, __file__, args.out, "--only", part, mix], stdout=subprocess.PIPE, check=True, text=True).stdout
                 run = runs[part] = json.loads(printed.strip().splitlines()[-1])
                 parts = ", ".join(f"{k} {np.mean(v):.3f} s" for k, v in run.items() if k not in ("step", "tokens", "rss"))
                 print(f"{mix}, step, {part}: {np.mean(run['step']):.3f} s for {np.mean(run['tokens']):.0f} tokens ({parts}); peak memory {run['rss']:.0f} MB")

@@ -8,8 +8,10 @@
 
 For each program: its own render, then the render after one edit, after five edits (the first of them the same one), the
 render of another program of the domain, the blank canvas. An edit changes a number, a colour or a string or leaves an
-element out, as a wrong answer would; it counts if the program still runs and the picture visibly changes. Printed per
-domain, for our reward with and without its text term, raw SSIM, 1 - MSE and VinciCoder's formula:
+element out, as a wrong answer would; it counts if the program still runs and the picture visibly changes and shows something.
+What five edits leave has to be the target still, and not the rung "blank": an icon keeps three shapes, a chart a plot, and a
+molecule has ten atoms or more. Printed per domain, for our reward with and without its text term, raw SSIM, 1 - MSE and
+VinciCoder's formula:
 
     order   share of pairs of rungs of one ladder that are in order, ties counted as wrong
     AUC     how often a render after five edits scores higher than that of another program, over all ladders
@@ -34,10 +36,16 @@ import reward as R  # noqa: E402
 WORDS = ("market signal harvest river energy quarter latency orbit garden protein summer voltage traffic export engine "
          "forest income battery school harbour climate series median budget copper theatre island winter").split()
 PALETTE = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf", "#333333", "teal", "brown")
-SMILES = ("CC(=O)Oc1ccccc1C(=O)O CN1C=NC2=C1C(=O)N(C(=O)N2C)C CC(C)Cc1ccc(cc1)C(C)C(=O)O CC(=O)Nc1ccc(O)cc1 c1ccc2ccccc2c1 "
-          "OC1CCCCC1 Nc1ccc(cc1)S(=O)(=O)N OCC1OC(O)C(O)C(O)C1O NCCc1ccc(O)c(O)c1 CN1CCCC1c1cccnc1 CC1(C)SC2CC(=O)N2C1C(=O)O "
-          "O=C(O)CCC(=O)O Clc1ccc(Cl)cc1 c1ccc(cc1)-c1ccccc1 CCOC(=O)c1ccccc1 CC(N)C(=O)O OC(=O)c1ccccc1O CCN(CC)CC "
-          "Brc1ccccc1 COc1cc(C=O)ccc1O FC(F)(F)c1ccccc1 C1CCNCC1 c1ccsc1 O=C1CCCN1 CC#N c1cnc2ccccc2c1 CSCCC(N)C(=O)O").split()
+SMILES = ("CC(=O)Oc1ccccc1C(=O)O CN1C=NC2=C1C(=O)N(C(=O)N2C)C CC(C)Cc1ccc(cc1)C(C)C(=O)O OCC1OC(O)C(O)C(O)C1O CN1CCCC1c1cccnc1 "
+          "CC1(C)SC2CC(=O)N2C1C(=O)O c1ccc(cc1)-c1ccccc1 COc1ccc2cc(ccc2c1)C(C)C(=O)O CCN(CC)CC(=O)Nc1c(C)cccc1C "
+          "CC(C)NCC(O)COc1cccc2ccccc12 CN(C)CCCN1c2ccccc2CCc2ccccc21 CN1C(=O)CN=C(c2ccccc2)c2cc(Cl)ccc21 NC(Cc1ccccc1)C(=O)O "
+          "CNCCC(Oc1ccc(cc1)C(F)(F)F)c1ccccc1 Cc1ccc(cc1)S(=O)(=O)NC(=O)NN1CCCCC1 CCOC(=O)c1ccc(N)cc1 OC(=O)Cc1ccccc1Nc1c(Cl)cccc1Cl "
+          "COc1cc(CC=C)ccc1O CC(C)NCC(O)COc1ccc(CC(N)=O)cc1 Clc1ccccc1CN1CCc2sccc2C1 CN1CCN(CC1)C(c1ccccc1)c1ccccc1 "
+          "CC(=O)NCCc1c[nH]c2ccc(OC)cc12 Nc1ccc(cc1)S(=O)(=O)Nc1ncccn1 OC(Cn1cncn1)(Cn1cncn1)c1ccc(F)cc1F COc1ccc(cc1)C(=O)CC(C)C "
+          "CC1CC(=O)C=C(C)C1C(=O)OCC O=C1NC(=O)C(N1)(c1ccccc1)c1ccccc1 CCCCC(=O)OCCc1ccccc1 CN1CCC(CC1)=C1c2ccccc2CCc2sccc12 "
+          "Oc1ccc(cc1)C1COc2cc(O)ccc2C1=O CC(C)(C)NCC(O)c1ccc(O)c(CO)c1 Brc1ccc(cc1)C(=O)OCCN1CCCCC1 COc1cc(C=CC(=O)O)cc(OC)c1O "
+          "CCCCNc1cc(cc(c1)S(N)(=O)=O)C(=O)O CC(CN1CCOCC1)C(=O)c1ccc(Cl)cc1 O=C(NCc1ccccc1)c1cccnc1 CSc1ccc2Sc3ccccc3N(C)c2c1 "
+          "O=C(O)c1cn(C2CC2)c2cc(N)c(F)cc2c1=O CC1=C(CC(=O)O)c2cc(F)ccc2C1 CCOc1ccccc1OC(C)C1CNCCO1").split()
 
 
 def phrase(rng, n=2):
@@ -196,10 +204,10 @@ def colour_name(rng, code):
     return replace(rng, code, r"(?<![\w-])(tab:)?(" + "|".join(COLOURS) + r")(?![\w-])", lambda old: rng.choice([c for c in COLOURS if c != old]))
 
 
-def without(pattern):
-    """Leave out one element that `pattern` matches, if there is another one."""
+def without(pattern, stay=1):
+    """Leave out one element that `pattern` matches, if at least `stay` others stay."""
     def operator(rng, code):
-        return replace(rng, code, pattern, lambda _: "") if len(re.findall(pattern, code)) > 1 else None
+        return replace(rng, code, pattern, lambda _: "") if len(re.findall(pattern, code)) > stay else None
     return operator
 
 
@@ -215,13 +223,14 @@ def smiles(pattern, *news):
     return operator
 
 
+CALL = r"(?m)^ *(?:ax\w*|plt|fig|left|right)\.(?:%s)\(.*\) *\n"
 OPERATORS = {
     "chart": [number_after("plt"), colour, colour_name,
-              without(r"(?m)^ *(?:ax\w*|plt|fig|left|right)\.(?:set_\w+|title|suptitle|xlabel|ylabel|legend|plot|scatter|text|annotate|grid|axhline|fill_between)\(.*\) *\n"),
+              without(CALL % r"set_\w+|title|suptitle|xlabel|ylabel|legend|text|annotate|grid|axhline"), without(CALL % "plot|scatter|fill_between"),
               string(r"(?:title|set_xlabel|set_ylabel|label=|text)\(?['\"]([^'\"\n]{3,30})['\"]")],
     "web": [number_after("<"), colour, colour_name, string(r">\s*([A-Z][\w ,]{3,40})\s*<"),
             without(r"(?m)^\s*(?:color|background|margin|padding|border|width|display|float|font-size)[\w-]*:.*;\s*\n"), without(r"<(li|p|td|h3)\b[^<>]*>[^<>]*</\1>")],
-    "svg": [number_after(">"), colour, without(r"<(?:path|circle|rect|line|polyline|polygon|ellipse)\b[^>]*/>")],
+    "svg": [number_after(">"), colour, without(r"<(?:path|circle|rect|line|polyline|polygon|ellipse)\b[^>]*/>", 3)],
     "latex": [number_after("begin{document}"), colour_name, without(r"(?m)^\s*\\(?:draw|node|fill|path|addplot|filldraw)\b.*;\s*\n"), string(r"\{([A-Za-z ]{4,30})\}(?!\[)(?<!begin)")],
     "chem": [smiles(r"(?<!\[)C(?![a-z0-9@])", "N", "O", "S"), smiles(r"(?<!\[)[NO](?![a-z0-9@])", "C", "N", "O", "S"), smiles(r"F|Cl|Br", "F", "Cl", "Br", "I"),
              smiles(r"=", "", "#"), smiles(r"(?<!\[)[cn](?![0-9@H])", "n", "c"), smiles(r"(?<=[A-Za-z])(?=$)", "C", "O", "N")],
@@ -243,6 +252,15 @@ def visibly_differ(a, b):
 
 # -------------------------------------------------------------------------------------------------------------- ladder
 
+LEAST_ATOMS = 10  # of a molecule: five edits leave half of them
+
+
+def atoms(render):
+    """How many atoms the molecules of a render have; infinity where there are none."""
+    molecule = R.molecule(R.visible_texts(render.texts or [], render.image))
+    return len(molecule[0]) if molecule else np.inf
+
+
 @dataclass
 class Ladder:
     domain: str
@@ -260,7 +278,7 @@ def climb(renderer, program, chain, seed):
     for _ in range(40):
         new = edited(rng, domain, code)
         render = new and renderer.submit(language, new, size).result()
-        if render and render.status == "ok" and visibly_differ(render.image, shown.image):
+        if render and render.status == "ok" and render.image.std() > 1 and visibly_differ(render.image, shown.image):
             code, shown = new, render
             codes, renders = codes + [new], renders + [render]
         if len(renders) == 5:
@@ -275,7 +293,7 @@ def build(programs, renderer, chains=2, others=3, seed=0):
     programs = [(d, l, c, s or {"svg": (256, 256), "html": (800, 600)}.get(l)) for d, l, c, s in programs]
     with ThreadPoolExecutor(4) as pool:
         targets = list(pool.map(lambda p: renderer.submit(*p[1:]).result(), programs))
-        ok = [i for i, t in enumerate(targets) if t.status == "ok" and t.image.std() > 1]
+        ok = [i for i, t in enumerate(targets) if t.status == "ok" and t.image.std() > 1 and atoms(t) >= LEAST_ATOMS]
         jobs = [(i, chain) for i in ok for chain in range(chains)]
         climbed = dict(zip(jobs, tqdm(pool.map(lambda j: climb(renderer, programs[j[0]], j[1], seed), jobs), total=len(jobs), desc="edits", mininterval=1)))
     ladders = []
@@ -291,7 +309,7 @@ def build(programs, renderer, chains=2, others=3, seed=0):
                  "other": list(pool_results(renderer, [(language, programs[j][2], size) for j in chosen])), "blank": [blank]}
         rungs["other"] = [r for r in rungs["other"] if r.status == "ok"]
         ladders.append(Ladder(domain, language, code, targets[i], rungs, {"one": [f[1][0] for f in found], "five": [f[1][1] for f in found]}))
-    print(f"{len(programs)} programs, {len(programs) - len(ok)} of them do not render or are blank; {len(jobs)} chains of edits, "
+    print(f"{len(programs)} programs, {len(programs) - len(ok)} of them do not render, are blank or have fewer than {LEAST_ATOMS} atoms; {len(jobs)} chains of edits, "
           f"{sum(v is None for v in climbed.values())} of them without five visible edits that run")
     return ladders
 
@@ -314,7 +332,7 @@ def measure(ladder):
     """-> {measure: {rung: [score, ...]}}"""
     from skimage.metrics import structural_similarity
     target, scores = ladder.target.image, {}
-    with_texts, image_alone = R.features(target, ladder.target), R.features(target)
+    with_texts, image_alone = (R.features(target, reference, language=ladder.language) for reference in (ladder.target, None))
     for rung, renders in ladder.rungs.items():
         for render in renders:
             a, b = on_canvas(target, render.image)
@@ -356,7 +374,7 @@ def summary(ladders, scores):
 def calibration(ladder):
     """Scores of the target itself and of what shows nothing: {name: score}."""
     target = ladder.target.image
-    known = R.features(target)
+    known = R.features(target, language=ladder.language)
     noise = np.random.default_rng(0).integers(0, 256, target.shape, dtype=np.uint8)
     flat = lambda colour: np.broadcast_to(np.uint8(colour), target.shape)
     images = {"itself": target, "blank": ladder.rungs["blank"][0].image, "black": flat(0), "white": flat(255), "noise": noise,

@@ -30,7 +30,7 @@ def test_activations_on_the_meta_device_equal_those_of_a_real_pass(tiny):
         p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
     with plan.LiveBytes([*model.parameters(), *policy.buffers()]) as real:
         embeds = torch.zeros(1, T, language.config.hidden_size, dtype=torch.bfloat16, requires_grad=True)
-        language(inputs_embeds=embeds, position_ids=torch.zeros(3, 1, T, dtype=torch.long), use_cache=False, groups=group_segments([T], "cpu")).last_hidden_state.sum().backward()
+        language(inputs_embeds=embeds, position_ids=torch.zeros(3, 1, T, dtype=torch.long), use_cache=False, groups=group_segments([T], T, "cpu")).last_hidden_state.sum().backward()
     assert abs(computed / real.peak - 1) < 0.05, (computed, real.peak)
     with plan.LiveBytes([*model.parameters(), *policy.buffers()]) as real:
         hidden = torch.zeros(T, language.config.hidden_size, dtype=torch.bfloat16, requires_grad=True)

@@ -93,16 +93,16 @@ def test_packed_equals_apart(loaded, samples, monkeypatch, short):
     """Segments of very different length; by plain products and by SDPA."""
     monkeypatch.setattr(attention, "SHORT", short)
     examples = encode(loaded, samples[:5]) + [loaded.encode("word " * n, data.open_image(samples[0]), samples[0].answer) for n in (60, 200)]
-    assert len(attention.group_segments([len(e.input_ids) for e in examples], "cpu").shapes) > 2
+    assert len(attention.group_segments([len(e.input_ids) for e in examples], 2000, "cpu").shapes) > 2
     assert_packing_is_exact(loaded, examples)
 
 
 def test_groups_pad_each_segment_with_its_own_tokens():
     """Places and tokens are inverse, groups hold segments of nearly one length, padding names no other segment."""
     lengths = [3, 9, 4, 10, 1, 4]
-    groups = attention.group_segments(lengths, "cpu")
-    assert torch.equal(groups.padded[groups.places], torch.arange(31))
-    assert groups.shapes == [(2, 10), (2, 4), (1, 3), (1, 1)]
+    groups = attention.group_segments(lengths, 40, "cpu")
+    assert torch.equal(groups.padded[groups.places[:31]], torch.arange(31)) and len(groups.places) == 40
+    assert groups.shapes == [(2, 16), (3, 8), (1, 8)] and len(attention.group_segments([5] * 20, 100, "cpu").shapes) == 3
     segment = torch.arange(6).repeat_interleave(torch.tensor(lengths))
     rows = [row for (n, L), part in zip(groups.shapes, groups.padded.split([n * L for n, L in groups.shapes])) for row in part.view(n, L)]
     assert sorted(segment[row].unique().tolist() for row in rows) == [[i] for i in range(6)]

@@ -1,4 +1,5 @@
 """reward.py: calibrated, ordered as a person would, exact about formats."""
+import itertools
 import math
 import os
 import random
@@ -205,6 +206,85 @@ def test_texts_buy_nothing_in_an_empty_picture():
     assert shown["texts"]
     parts = R.visual_parts(shown, np.full((80, 240, 3), 255, np.uint8), [])
     assert parts["visual"] == 0
+
+
+# ------------------------------------------------------------------------------------------------------------- molecules
+
+def drawn_molecule(*smiles, ink=(20, 40, 20, 4, (0, 0, 0))):
+    image = canvas(ink)
+    return Render(image, "ok", texts=[(string, (0, 0, *image.shape[1::-1])) for string in smiles])
+
+
+def graph(*smiles):
+    return R.molecule([(string, R.WHOLE) for string in smiles])
+
+
+def common_by_hand(a, b):
+    """The most that two molecules of few atoms have in common: all assignments of the smaller one's atoms."""
+    if len(a[0]) > len(b[0]):
+        a, b = b, a
+    (elements_a, bonds_a), (elements_b, bonds_b) = a, b
+    most, n = 0, len(elements_a)
+    for chosen in itertools.permutations(range(len(elements_b)), n):
+        value = sum(1 if elements_a[i] == elements_b[chosen[i]] else R.SUBSTITUTED for i in range(n))
+        for i, j in itertools.combinations(range(n), 2):
+            x, y = bonds_a[:, i, j], bonds_b[:, chosen[i], chosen[j]]
+            value += (1 if (x == y).all() else R.SUBSTITUTED) if x.any() and y.any() else 0
+        most = max(most, value)
+    total = sum(len(elements) + bonds.sum() / 2 for elements, bonds in (a, b))
+    return (most / (total - most)) ** 2
+
+
+def test_molecules_are_compared_as_a_search_over_all_assignments_does():
+    names = "CC#N CCO CC(C)=O C1CCNC1 c1ccsc1 OC(=O)C=C CS(=O)C C1CC1=O ClCCBr NC(N)=O".split()
+    pairs = [(graph(x), graph(y)) for x, y in itertools.product(names, names)]
+    found, exact = ([measure(*pair) for pair in pairs] for measure in (R.molecule_similarity, common_by_hand))
+    assert all(f <= e + 1e-9 for f, e in zip(found, exact))
+    assert np.mean(np.isclose(found, exact)) > 0.9 and np.mean(found) > 0.98 * np.mean(exact)
+
+
+def test_molecules_in_the_order_of_a_chemist():
+    """In whatever order their atoms are written; an edit costs about the same in every place; several are one."""
+    aspirin = graph("CC(=O)Oc1ccccc1C(=O)O")
+    assert [R.molecule_similarity(aspirin, graph(s)) for s in ("CC(=O)Oc1ccccc1C(=O)O", "OC(=O)c1ccccc1OC(C)=O")] == pytest.approx([1, 1])
+    one, two = R.molecule_similarity(aspirin, graph("CC(=O)Nc1ccccc1C(=O)O")), R.molecule_similarity(aspirin, graph("CC(=O)Nc1ccncc1C(=O)O"))
+    assert 1 > one > two > R.molecule_similarity(aspirin, graph("CCN(CC)CC")) + 0.3
+    both = graph("CCO", "CC#N")
+    assert R.molecule_similarity(both, graph("CC#N", "CCO")) == pytest.approx(1) and R.molecule_similarity(both, graph("CCO")) < 0.5
+    assert graph("Sales by region") is None and graph("C" * 500) is None and R.molecule([("CCO", (0, 0, 1, 0.5))]) is None
+
+
+def test_a_molecules_name_needs_a_picture_of_its_ink():
+    reference = drawn_molecule("CC(=O)Oc1ccccc1C(=O)O")
+    known = R.features(reference.image, reference)
+    score = lambda image, *smiles: R.visual_parts(known, image, drawn_molecule(*smiles).texts)["visual"]
+    turned = np.rot90(reference.image).copy()
+    assert score(reference.image, "CC(=O)Oc1ccccc1C(=O)O") == pytest.approx(1)
+    assert score(turned, "CC(=O)Oc1ccccc1C(=O)O") > score(turned, "CC(=O)Nc1ccncc1C(=O)O") > score(turned, "CCN(CC)CC") > score(turned)
+    noise = np.random.default_rng(0).integers(0, 256, turned.shape, dtype=np.uint8)
+    for image, most in ((np.full_like(turned, 255), 0), (np.full_like(turned, 0), 0.05), (noise, 0.05), (canvas((0, 0, 32, 64, (0, 0, 0))), 0.1)):
+        assert score(image, "CC(=O)Oc1ccccc1C(=O)O") <= most
+
+
+# ------------------------------------------------------------------------------------------------------------- cropped figures
+
+def test_a_crop_that_has_moved_is_found():
+    whole = np.float32(canvas((12, 12, 9, 5, RED), (30, 18, 4, 8, BLUE), (40, 12, 6, 3, GREEN), (52, 33, 5, 4, RED), size=(60, 40))) / 255
+    part = whole[9:30, 10:49]  # without the last box
+    for swapped in (False, True):
+        a, b = R.align(part, whole, np.ones(3))[::-1] if swapped else R.align(whole, part, np.ones(3))
+        assert a.shape == b.shape == whole.shape and (a == whole).all() and (b[9:30, 10:49] == part).all() and b.sum() > a.sum()
+
+
+def test_in_latex_a_missing_element_does_not_move_the_others():
+    target = canvas((8, 8, 40, 30, RED), (60, 50, 30, 20, BLUE), (150, 20, 10, 10, GREEN), size=(168, 78))
+    cropped = target[:, :98]  # without the green box, and so without the paper around it
+    scores = [R.visual_parts(R.features(target, language=language), cropped)["visual"] for language in ("svg", "latex")]
+    assert scores[0] < 0.3 and scores[1] > 0.5
+    known = R.features(target, language="latex")
+    assert R.visual_parts(known, target)["visual"] == pytest.approx(1, abs=1e-6)
+    assert R.visual_parts(known, np.full((30, 90, 3), 255, np.uint8))["visual"] == 0
+    assert R.visual_parts(known, np.full((9, 9000, 3), 0, np.uint8))["visual"] <= 0.05
 
 
 # ------------------------------------------------------------------------------------------------------- real pictures

@@ -1,4 +1,4 @@
-"""What the command lines share: numbers with bounds, Ctrl-C, worker processes."""
+"""What the command lines share: numbers with bounds, Ctrl-C, a progress bar, worker processes."""
 import argparse
 import atexit
 import math
@@ -75,6 +75,13 @@ def end_quietly():
             nobody_reads()
     sys.excepthook = hook
     atexit.register(flush)
+
+
+def progress_bar(name, steps, seconds, step, elapsed, shown):
+    """A bar with an ETA over `steps`, or over `seconds` of training where those are the limit (> 0), from where we are."""
+    from tqdm import tqdm
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}{postfix}]"
+    return tqdm(total=seconds or steps, initial=elapsed if seconds else step, desc=name, unit="s" if seconds else "steps", disable=not shown, mininterval=1, bar_format=layout)
 
 
 def begin(start, arguments):

@@ -183,7 +183,7 @@ def greedy_scores(policy, samples, renderer, max_new_tokens):
     """
     import torch
 
-    from policy import all_sum, world
+    from distributed import all_sum, world
     rank, n = world()
     mine, dtype, answers = samples[rank::n], policy.dtype, {}
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, LinearAttentionLayer
 
-from policy import gathered
+from distributed import gathered
 
 LENGTHS = 256  # tokens: a captured step reads the cache up to a multiple of it
 

@@ -1,7 +1,7 @@
 """The policy: a vision-language model that reads an image and an instruction and writes code.
 
-Load any, shard it (FSDP2), score tokens, save, resume. Both stages and the sampler use this file, so the weights that train
-are the weights that sample.
+Load any, score tokens, save, make ready to train. Both stages and the sampler use this file, so the weights that train
+are the weights that sample. Processes and sharding stand in distributed.py, optimizers and saved states in state.py.
 
     python policy.py --plan Qwen/Qwen3-VL-8B-Instruct --gpus 8      # memory of one GPU, without downloading weights
 
@@ -11,10 +11,8 @@ import contextlib
 import copy
 import importlib.util
 import itertools
-import json
 import os
 import shutil
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +28,8 @@ import torch.utils.checkpoint
 from torch import nn
 
 from attention import group_segments, wire
+from distributed import barrier, is_main, shard
+from state import replacing
 
 # ---------------------------------------------------------------------------------------------------------- the policy
 
@@ -256,28 +256,6 @@ def token_logprobs(hidden, head, targets, banned, dtype=torch.float32, chunk=204
 
 # ------------------------------------------------------------------------------------------------------- load, save
 
-@contextlib.contextmanager
-def replacing(path):
-    """A temporary folder to write in; when the block ends it is renamed to `path`, which must not stand there.
-
-    safetensors, torch and Python raise unrelated errors when a disk is full: here they end in one line (SystemExit),
-    and the unfinished folder is removed.
-    """
-    temporary = Path(path).with_name(Path(path).name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-    except BaseException as e:  # torch's CheckpointException is no Exception
-        free, why = shutil.disk_usage(temporary).free, (str(e).strip() or type(e).__name__).splitlines()[-1]
-        shutil.rmtree(temporary, ignore_errors=True)
-        if free < 1 << 20 or isinstance(e, OSError) or "No space left" in why:
-            raise SystemExit(f"error: cannot write {path}: {why} ({free / 1e6:.0f} MB free). What was saved before is intact; make "
-                             f"room, then run the same command again (a stage: with --resume).") from None
-        raise
-    os.replace(temporary, path)
-
-
 def read_config(path):
     """The transformers config of a model directory or hub id; SystemExit with one line where there is none."""
     from transformers import AutoConfig
@@ -373,124 +351,7 @@ def save_policy(policy, out):
     barrier()
 
 
-# ---------------------------------------------------------------------------------------------- optimizer and state
-
-NEWTON_SCHULZ = 3  # iterations of Muon: 5 take 12 % longer a step and end no better (held-out loss, two seeds: .245 against .244)
-
-
-def build_optimizers(policy, lr, matrix_lr, weight_decay=0.01):
-    """AdamW for everything; with matrix_lr > 0 Muon takes the inner weight matrices (it learns them about twice as fast).
-
-    Returns a list of optimizers. Norms, biases and embeddings get no weight decay.
-    """
-    parameters = {n: p for n, p in policy.named_parameters() if p.requires_grad}
-    inner = {n for n, p in parameters.items() if p.ndim == 2 and not any(k in n for k in ("embed", "lm_head", "norm"))}
-    matrices, rest = [parameters[n] for n in sorted(inner)], [p for n, p in parameters.items() if n not in inner]
-    groups = [{"params": rest, "weight_decay": 0.0, "lr": lr}]
-    if not matrix_lr:
-        groups.append({"params": matrices, "weight_decay": weight_decay, "lr": lr})
-    groups = [group for group in groups if group["params"]]  # LoRA trains matrices alone; an empty group would not survive a resume
-    muon = [torch.optim.Muon(matrices, lr=matrix_lr, weight_decay=weight_decay, ns_steps=NEWTON_SCHULZ)] if matrix_lr else []
-    return ([torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)] if groups else []) + muon
-
-
-def save_state(out, step, policy, optimizers, extra, keep=2):
-    """Write the resumable training state `out`/state/step_N: weights, optimizers, and the dict `extra` (JSON).
-
-    Each rank writes its own shards of what is trained (torch.distributed.checkpoint) under a temporary name; the rename at the end makes
-    it a state, so a kill at any moment leaves the previous one. No generator state is needed: every random number in
-    training derives from (seed, step, sample). Collective; the newest `keep` states stay.
-    """
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
-    root = Path(out) / "state"
-    model, optimizer = get_state_dict(policy, optimizers, options=StateDictOptions(ignore_frozen_params=True))
-    final = root / f"step_{step}"
-    if is_main():
-        shutil.rmtree(final, ignore_errors=True)
-    with replacing(final) if is_main() else contextlib.nullcontext(final.with_name(final.name + ".tmp")) as temporary:
-        barrier()  # the folder is there
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is no reason to warn
-            dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=temporary, no_dist=not dist.is_initialized())
-        if is_main():
-            (temporary / "extra.json").write_text(json.dumps({**extra, "step": step}))
-    for old in saved_steps(out)[:-keep] if is_main() else ():
-        shutil.rmtree(root / f"step_{old}")
-    barrier()
-
-
-def saved_steps(out):
-    """The steps of the complete states under `out`, ascending."""
-    return sorted(int(p.name[5:]) for p in (Path(out) / "state").glob("step_*") if p.name[5:].isdigit())
-
-
-def refuse_mixture(out):
-    """Raises SystemExit with one line when `out` holds an earlier run: a new one would overwrite its weights and mix its states with its own."""
-    what, how = ("a finished", "") if (Path(out) / "config.json").exists() else ("an interrupted", "--resume goes on with it; or ")
-    if saved_steps(out) or not how:
-        raise SystemExit(f"error: {out} holds {what} run: {how}give another --out, or remove it.")
-
-
-def load_state(out, policy, optimizers):
-    """Load the newest state of `out` in place and return its `extra` dict. Raises SystemExit when there is none, or it is damaged."""
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
-    steps = saved_steps(out)
-    if not steps:
-        finished = (Path(out) / "config.json").exists()
-        raise SystemExit(f"error: nothing to resume in {Path(out) / 'state'}: " + ("the run is finished." if finished else "run without --resume."))
-    path = Path(out) / "state" / f"step_{steps[-1]}"
-    model, optimizer = get_state_dict(policy, optimizers, options=StateDictOptions(ignore_frozen_params=True))
-    state = {"model": model, "optimizer": optimizer}
-    try:
-        extra = json.loads((path / "extra.json").read_text())
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")
-            dcp.load(state, checkpoint_id=path, no_dist=not dist.is_initialized())
-    except (Exception, dcp.api.CheckpointException) as e:  # the latter is no Exception, and holds what was raised on each rank
-        cause = next(iter(e.failures.values()))[0] if isinstance(e, dcp.api.CheckpointException) else e
-        why = f"{type(cause).__name__}: {str(cause).strip()}".splitlines()[0].rstrip(": ")
-        before = f"--resume goes on from step {steps[-2]}" if len(steps) > 1 else "start again"
-        raise SystemExit(f"error: {path} does not load ({why}): it is damaged, or of another model. Remove it and {before}.") from None
-    # Frozen weights are the start model's and not part of the state, hence strict=False; DCP has checked all others.
-    set_state_dict(policy, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=StateDictOptions(strict=False))
-    return extra
-
-
-# --------------------------------------------------------------------------------------------------------- distributed
-
-def is_main():
-    """Whether this is the process that prints and writes."""
-    return not dist.is_initialized() or dist.get_rank() == 0
-
-
-def world():
-    """(rank, world size); (0, 1) without torchrun."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def barrier():
-    """Wait until every rank is here."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
-def init_distributed():
-    """Join the process group that torchrun describes in the environment, if any; returns the device to use.
-
-    A single GPU gets a group of its own, so that its weights are FSDP2's, too: bf16 where autocast would leave half of the arithmetic in fp32.
-    """
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
-    if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
-    elif cuda and not dist.is_initialized():
-        dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
-    return device
-
+# ------------------------------------------------------------------------------------------------------- ready to train
 
 def add_arguments(parser):
     """The arguments with which both stages prepare a policy for training (see `prepare`)."""
@@ -529,133 +390,6 @@ def add_lora(policy, rank):
     policy.requires_grad_(False)
     matrices = r".*language_model\.layers\..*proj\w*"
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=LORA_SCALE * rank, target_modules=matrices), policy.model)
-
-
-def shard(policy, replicas=1):
-    """Apply FSDP2 in place: one unit per decoder layer, the vision tower as one unit, the rest in the root; the weights are rank 0's.
-
-    Weights and gradients stay fp32 masters; with bfloat16 the gathered copies are bf16 and gradients are reduced in
-    fp32. replicas > 1: HSDP, each of the replicas is sharded over world / replicas neighbouring ranks. Without a process
-    group nothing happens: one process holds everything.
-    """
-    n = world()[1]
-    if n % replicas:
-        raise SystemExit(f"error: {n} process(es) cannot hold {replicas} equal replicas.")
-    if not dist.is_initialized():
-        return policy
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-    mesh = init_device_mesh(device.type, (replicas, n // replicas), mesh_dim_names=("replicate", "shard"))
-    half = policy.dtype if device.type == "cuda" and policy.dtype != torch.float32 else None
-    policy.autocast = half is None
-    options = dict(mesh=mesh if replicas > 1 else mesh["shard"], mp_policy=MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32))
-    # Tied embeddings are one parameter of two modules, which FSDP2 takes only inside one unit: the root.
-    for unit in (*policy.model.model.language_model.layers, policy.model.model.visual, policy):
-        unit.to(device)  # a whole unit is there for this moment only
-        for tensor in (*unit.parameters(), *unit.buffers()):
-            if local(tensor) is tensor:
-                dist.broadcast(tensor.detach(), 0)
-        fully_shard(unit, **options)
-    return policy
-
-
-class gathered:
-    """Context: full weights on every rank, so that ranks may run different numbers of forwards (rollouts).
-
-    One all-gather on entry, none inside; on exit the weights are resharded. A no-op without FSDP2.
-    """
-
-    def __init__(self, policy):
-        from torch.distributed.fsdp import FSDPModule
-        self.units = [m for m in policy.modules() if isinstance(m, FSDPModule)]
-
-    def __enter__(self):
-        for unit in self.units:
-            unit.set_reshard_after_forward(False, recurse=False)
-            unit.unshard()
-
-    def __exit__(self, *exc):
-        for unit in self.units:
-            unit.reshard()
-            unit.set_reshard_after_forward(True, recurse=False)
-
-
-def all_sum(value, device="cpu", op="SUM"):
-    """Sum of a number over all ranks; device: where the process group's backend can reduce it."""
-    if not dist.is_initialized():
-        return float(value)
-    t = torch.tensor(float(value), dtype=torch.float64, device=device)
-    dist.all_reduce(t, op=getattr(dist.ReduceOp, op))
-    return t.item()
-
-
-def all_max(value, device="cpu"):
-    """Largest of a number over all ranks."""
-    return all_sum(value, device, "MAX")
-
-
-def local(tensor):
-    """This rank's part of a parameter or gradient that may be sharded."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def all_lists(mine):
-    """The lists of all ranks, one behind the other."""
-    if not dist.is_initialized():
-        return mine
-    found = [None] * dist.get_world_size()
-    dist.all_gather_object(found, mine)
-    return [x for part in found for x in part]
-
-
-def memory_used(device):
-    """Peak bytes so far: of the GPU's allocator, or of this process on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def clip_gradients(policy, limit):
-    """Scale the (reduced) gradients to a norm of at most `limit`; returns the norm before. Collective under FSDP2."""
-    norm = nn.utils.clip_grad_norm_(policy.parameters(), limit)
-    return (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()
-
-
-def progress_bar(name, steps, seconds, step, elapsed, shown):
-    """A bar with an ETA over `steps`, or over `seconds` of training where those are the limit (> 0), from where we are."""
-    from tqdm import tqdm
-    layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}{postfix}]"
-    return tqdm(total=seconds or steps, initial=elapsed if seconds else step, desc=name, unit="s" if seconds else "steps", disable=not shown, mininterval=1, bar_format=layout)
-
-
-def trim_metrics(file, step):
-    """Drop the records after `step` from a metrics.jsonl, which a killed run had written but not saved (0: all)."""
-    file = Path(file)
-    lines = [line for line in file.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step] if file.exists() else []
-    file.write_text("".join(line + "\n" for line in lines))
-
-
-def finish():
-    """Leave the process group, if any."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def run(main):
-    """Call a stage's main(); what is no bug ends in one line, not in a traceback: a full disk, a path without permission, a
-    process of the run that has died (the others notice at their next collective)."""
-    try:
-        main()
-    except OSError as e:
-        raise SystemExit(f"error: {e.strerror or e}{f': {e.filename}' if e.filename else ''}. States already saved are intact; mend it, then "
-                         f"run the same command with --resume.") from None
-    except RuntimeError as e:
-        if not dist.is_initialized() or not any(sign in str(e) for sign in ("onnection closed", "onnection reset", "roken pipe", "remote process exited")):
-            raise
-        raise SystemExit(f"error: rank {dist.get_rank()} lost another process of this run ({str(e).strip().splitlines()[0]}). States already saved are "
-                         f"intact: the same command with --resume goes on.") from None
 
 
 def main():

@@ -32,12 +32,14 @@ if __name__ == "__main__":
 import torch
 
 import data
+import distributed as D
 import plan
 import policy as P
 import render
 import synth
 import tiny
 from loader import POOL, Stream, bucket, held_out_samples, pack
+from state import build_optimizers, load_state, refuse_mixture, save_state, trim_metrics
 
 # ------------------------------------------------------------------------------------------------------------ arguments
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
@@ -129,9 +131,9 @@ def own_signals(worker):
 def main():
     args = parser.parse_args()
     if not args.resume:
-        P.refuse_mixture(args.out)
-    device = P.init_distributed()
-    rank, world = P.world()
+        refuse_mixture(args.out)
+    device = D.init_distributed()
+    rank, world = D.world()
     main_rank = rank == 0
     if args.batch < world:
         raise SystemExit(f"error: --batch {args.batch} is smaller than the number of processes ({world}).")
@@ -141,7 +143,7 @@ def main():
         out.mkdir(parents=True, exist_ok=True)
         (out / "run.json").write_text(json.dumps(vars(args), indent=1))
         print("arguments: " + " ".join(f"{k}={v}" for k, v in vars(args).items()), f"| {world} process(es) on {device.type}")
-    P.barrier()
+    D.barrier()
 
     # ------------------------------------------------------------------------------------------------------------ model
     policy = P.load_policy(args.model, device)
@@ -150,7 +152,7 @@ def main():
     P.prepare(policy, args, args.compile)
     policy.train()
     per_token, peak = plan.flops_per_token(policy), plan.peak_flops(device)
-    optimizers = P.build_optimizers(policy, args.lr, args.matrix_lr, args.weight_decay)
+    optimizers = build_optimizers(policy, args.lr, args.matrix_lr, args.weight_decay)
     base_lr = [[g["lr"] for g in o.param_groups] for o in optimizers]
 
     # ------------------------------------------------------------------------------------------------------------- data
@@ -181,12 +183,12 @@ def main():
     layout = [args.pack, args.batch]  # what the position counts
     so_far = {"step": 0, "elapsed": 0.0, "skipped": 0, "position": 0, "layout": layout}
     if args.resume:
-        so_far = P.load_state(out, policy, optimizers)
+        so_far = load_state(out, policy, optimizers)
         if so_far["layout"] != layout:
             raise SystemExit(f"error: --resume needs the --pack and --batch of the run so far: {so_far['layout']}.")
     step, elapsed, skipped, position = (so_far[k] for k in ("step", "elapsed", "skipped", "position"))
     if main_rank:
-        P.trim_metrics(out / "metrics.jsonl", step)
+        trim_metrics(out / "metrics.jsonl", step)
     stop = []
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda number, frame: stop.append(number))
@@ -194,7 +196,7 @@ def main():
         accumulated = math.ceil(math.ceil(args.batch / world) / (1 if args.pack else args.micro_batch))
         print(f"{len(corpus)} samples; {args.batch} {'rows' if args.pack else 'samples'} a step = {world} process(es) x {accumulated} accumulated "
               f"forward(s) x at most {f'{args.pack} tokens' if args.pack else f'{args.micro_batch} samples'}; {len(held_out)} held out, {len(drawn)} of them rendered")
-    bar = P.progress_bar("sft", args.steps, args.max_seconds, step, elapsed, main_rank)
+    bar = cli.progress_bar("sft", args.steps, args.max_seconds, step, elapsed, main_rank)
     loader = iter(torch.utils.data.DataLoader(
         dataset, batch_sampler=shares(stream, position, args, rank, world), num_workers=args.load_workers, collate_fn=list,
         worker_init_fn=own_signals, multiprocessing_context="fork" if args.load_workers else None))
@@ -203,7 +205,7 @@ def main():
     while step < args.steps and not (args.max_seconds and elapsed >= args.max_seconds):
         started = time.perf_counter()
         progress = elapsed / args.max_seconds if args.max_seconds else step / args.steps
-        progress = P.all_sum(progress, device) / world  # ranks' clocks differ: the learning rate must not
+        progress = D.all_sum(progress, device) / world  # ranks' clocks differ: the learning rate must not
         scale = min(1, (step + 1) / max(1, args.warmup)) * min(1, (1 - progress) / max(args.decay, 1e-9))
         for optimizer, lrs in zip(optimizers, base_lr):
             for group, lr in zip(optimizer.param_groups, lrs):
@@ -213,9 +215,9 @@ def main():
             share = next(loader)
         except OSError as e:
             lost = str(e).strip().splitlines()[-1]
-        if P.all_max(bool(lost), device):  # ranks leave together
+        if D.all_max(bool(lost), device):  # ranks leave together
             del loader  # ends the loading processes
-            P.save_state(out, step, policy, optimizers, state())
+            save_state(out, step, policy, optimizers, state())
             raise SystemExit(f"error: the samples of {args.data} cannot be read any more ({lost or 'on another process'}). State of step {step} is saved; "
                              f"when they are back, the same command with --resume goes on.")
         *_, position, counts = share[0][0]
@@ -224,10 +226,10 @@ def main():
         weight = float(counts)
         micros = [[example for _, example, _ in micro] for _, micro in itertools.groupby(share, key=lambda item: item[0][2])]
         examples = [example for micro in micros for example in micro]
-        rounds = int(P.all_max(len(micros), device))  # FSDP2's collectives: every rank runs the same number of forwards
+        rounds = int(D.all_max(len(micros), device))  # FSDP2's collectives: every rank runs the same number of forwards
 
         # --- the step -------------------------------------------------------------------------------------------------
-        n_tokens = P.all_sum(weight * sum(len(e.input_ids) - e.prompt_length for e in examples), device)
+        n_tokens = D.all_sum(weight * sum(len(e.input_ids) - e.prompt_length for e in examples), device)
         loss_sum = 0.0
         for k in range(rounds):
             w = weight if k < len(micros) else 0.0
@@ -236,8 +238,8 @@ def main():
             # micro-batches. FSDP2 averages gradients over ranks, hence the factor `world`.
             (-logprobs.sum() * w * world / n_tokens).backward()
             loss_sum += -logprobs.sum().item() * w
-        loss = P.all_sum(loss_sum, device) / n_tokens
-        norm = P.clip_gradients(policy, args.clip)
+        loss = D.all_sum(loss_sum, device) / n_tokens
+        norm = D.clip_gradients(policy, args.clip)
         if math.isfinite(loss) and math.isfinite(norm):
             for optimizer in optimizers:
                 optimizer.step()
@@ -251,16 +253,16 @@ def main():
         # --------------------------------------------------------------------------------------------------------------
         step += 1
         elapsed += time.perf_counter() - started
-        tokens = P.all_sum(weight * sum(len(e.input_ids) for e in examples), device)
-        room = P.all_sum(weight * args.pack * len(micros), device) if args.pack else tokens
+        tokens = D.all_sum(weight * sum(len(e.input_ids) for e in examples), device)
+        room = D.all_sum(weight * args.pack * len(micros), device) if args.pack else tokens
         record = {"step": step, "epoch": position / pool / stream.pools, "position": position, "loss": loss, "grad_norm": norm, "lr": optimizers[0].param_groups[0]["lr"],
-                  "answer_tokens": int(n_tokens), "useful_tokens": tokens / room, "set_aside": len(stream.set_aside), "unusable": int(P.all_max(len(stream.unusable), device)),
+                  "answer_tokens": int(n_tokens), "useful_tokens": tokens / room, "set_aside": len(stream.set_aside), "unusable": int(D.all_max(len(stream.unusable), device)),
                   "skipped": skipped, "seconds": elapsed}
-        flops = P.all_sum(weight * plan.training_flops(policy, per_token, examples), device)
+        flops = D.all_sum(weight * plan.training_flops(policy, per_token, examples), device)
         seconds = time.perf_counter() - started
         left = args.max_seconds - elapsed if args.max_seconds else (args.steps - step) * elapsed / step
         record.update(tokens_per_second=n_tokens / seconds, tflops_per_process=flops / seconds / world / 1e12, eta=max(0.0, left),
-                      mfu=flops / seconds / world / peak if peak else None, memory_gb=P.all_max(P.memory_used(device), device) / 1e9)
+                      mfu=flops / seconds / world / peak if peak else None, memory_gb=D.all_max(D.memory_used(device), device) / 1e9)
         if held_out and args.eval_every and (step % args.eval_every == 0 or step == args.steps):
             record["held_out_loss"] = held_out_loss()
         if drawn and args.render_every and (step % args.render_every == 0 or step == args.steps):
@@ -273,17 +275,17 @@ def main():
             bar.set_postfix(step=step, loss=f"{loss:.3f}", tokens_s=f"{record['tokens_per_second']:.0f}", refresh=False)
             bar.update((min(elapsed, args.max_seconds) if args.max_seconds else step) - bar.n)
         if bad_in_a_row == 3:
-            P.save_state(out, step, policy, optimizers, state())
+            save_state(out, step, policy, optimizers, state())
             raise SystemExit(f"error: loss or gradient was not finite in 3 steps in a row; sample ids in {out}/nonfinite.jsonl, "
                              f"state saved. Lower --lr or look at those samples, then --resume.")
-        interrupted = P.all_max(len(stop), device) > 0  # ranks leave together
+        interrupted = D.all_max(len(stop), device) > 0  # ranks leave together
         if interrupted or step % args.save_every == 0:
-            P.save_state(out, step, policy, optimizers, state())
+            save_state(out, step, policy, optimizers, state())
         if interrupted:
             bar.close()
             if main_rank:
                 print(f"interrupted: state of step {step} saved in {out}/state; the same command with --resume goes on.")
-            P.finish()
+            D.finish()
             raise SystemExit(130 if signal.SIGINT in stop else 0)  # what stands behind && must not go on after Ctrl-C
     bar.close()
 
@@ -292,8 +294,8 @@ def main():
     if main_rank:
         print(f"wrote {out}: {step} steps in {elapsed:.0f} s, {skipped} skipped for non-finite values; samples set aside for more "
               f"than {limit} tokens: {len(stream.set_aside)}, unusable: {len(stream.unusable)}")
-    P.finish()
+    D.finish()
 
 
 if __name__ == "__main__":
-    P.run(main)
+    D.run(main)

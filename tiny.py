@@ -12,7 +12,8 @@ if __name__ == "__main__":
 
 import torch
 
-from policy import read_config, replacing, skeleton
+from policy import read_config, skeleton
+from state import replacing
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
            "<|video_pad|>"]

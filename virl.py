@@ -43,6 +43,7 @@ import torch
 from PIL import Image
 
 import data
+import distributed as D
 import policy as P
 from eval import greedy_scores
 from generate import generate, rollout_seed
@@ -50,6 +51,7 @@ from loader import Prompts, held_out_samples
 from render import HARMLESS, Renderer, available
 from report import STYLE, curves
 from reward import WEIGHTS, extract_code, reward_named, score_group, scorers
+from state import build_optimizers, load_state, refuse_mixture, save_state, trim_metrics
 
 # ------------------------------------------------------------------------------------------------------------ arguments
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
@@ -254,19 +256,19 @@ def collect(policy, prompts, position, renderer, pool, judges, args, timing):
     Returns (this rank's list of Group, number of prompts that all ranks together have used). Raises SystemExit where
     log-probabilities are not finite. Collective.
     """
-    (rank, world), groups, used, missing = P.world(), [], 0, args.prompts
+    (rank, world), groups, used, missing = D.world(), [], 0, args.prompts
     for _ in range(1 + args.refill):
         numbers = range(position + used, position + used + missing)[rank::world]
         fresh = [Group(s := prompts[number], policy.encode(s.prompt, data.open_image(s)), number) for number in numbers]
         roll_out(policy, fresh, renderer, pool, judges, args, timing)
         groups, used = groups + fresh, used + missing
-        if P.all_max(any(not math.isfinite(sum(r.logprobs)) for group in fresh for r in group.rollouts), policy.device):
+        if D.all_max(any(not math.isfinite(sum(r.logprobs)) for group in fresh for r in group.rollouts), policy.device):
             raise SystemExit("error: the log-probabilities of the rollouts are not finite: an earlier update has "
                              "broken the weights. Lower --lr and --matrix-lr and start anew from --model, or from an "
                              f"older state: remove the newer ones in {Path(args.out) / 'state'}, then --resume.")
         if args.refill:
             timing["reward_wait"] += sum(group.settle(args.advantage) for group in fresh)
-            missing = args.prompts - int(P.all_sum(sum(group.kept for group in groups), policy.device))
+            missing = args.prompts - int(D.all_sum(sum(group.kept for group in groups), policy.device))
             if missing <= (1 - ENOUGH) * args.prompts:
                 break
     return groups, used
@@ -306,7 +308,7 @@ def score_tokens(policy, groups):
 def before_updates(policy, micros):
     """Log-probabilities of the answers of each micro-batch, without gradient: {number of its first group: [N]}.
     Collective."""
-    with torch.no_grad(), P.gathered(policy):  # ranks may hold different numbers of kept groups
+    with torch.no_grad(), D.gathered(policy):  # ranks may hold different numbers of kept groups
         return {groups[0].number: score_tokens(policy, groups)[0] for groups in micros}
 
 
@@ -318,9 +320,9 @@ def update(policy, reference, optimizers, micros, old_logp, spare, args):
     Returns (loss, gradient norm, [(tokens, {metric: mean over them, or largest})]), where no rank has a token
     (None, None, []). Where loss or norm is not finite the weights stay as they are. Collective.
     """
-    device, (_, world) = policy.device, P.world()
+    device, (_, world) = policy.device, D.world()
     loss_sum, n_tokens, stats = 0.0, 0, []
-    while P.all_max((groups := next(micros, None)) is not None, device):
+    while D.all_max((groups := next(micros, None)) is not None, device):
         if groups is None:  # nothing left here, but FSDP2's collectives need every rank
             (policy([spare])[0].sum() * 0).backward()
             if reference:
@@ -343,7 +345,7 @@ def update(policy, reference, optimizers, micros, old_logp, spare, args):
         loss.backward()
         loss_sum, n_tokens = loss_sum + loss.item(), n_tokens + len(logp)
         stats.append((len(logp), metrics))
-    n_tokens = P.all_sum(n_tokens, device)
+    n_tokens = D.all_sum(n_tokens, device)
     if not n_tokens:
         return None, None, stats
     # Global token mean (DAPO eq. 8): the divisor counts the tokens of all ranks; FSDP2 averages over ranks, hence the
@@ -351,14 +353,14 @@ def update(policy, reference, optimizers, micros, old_logp, spare, args):
     for p in policy.parameters():
         if p.grad is not None:
             p.grad.mul_(world / n_tokens)
-    loss, norm = P.all_sum(loss_sum, device) / n_tokens, P.clip_gradients(policy, args.clip)
+    loss, norm = D.all_sum(loss_sum, device) / n_tokens, D.clip_gradients(policy, args.clip)
     if math.isfinite(loss) and math.isfinite(norm):
         layers = policy.model.model.language_model.layers
         watched = list(layers[len(layers) // 2].parameters())  # how far a step moves them is a metric
         before = [p.detach().clone() for p in watched]
         for optimizer in optimizers:
             optimizer.step()
-        change, size = (P.all_sum(sum(P.local(x).square().sum().item() for x in xs), device)
+        change, size = (D.all_sum(sum(D.local(x).square().sum().item() for x in xs), device)
                         for xs in ([p.detach() - b for p, b in zip(watched, before)], before))
         stats.append((n_tokens, {"update_ratio": math.sqrt(change / size)}))
     for optimizer in optimizers:
@@ -418,7 +420,7 @@ def step_record(step, groups, stats):
 
     def means(keys, rows):
         return {k: mean([row[k] for row in rows]) for k in keys}
-    found = P.all_lists([[of(g, *each) for each in zip(g.rows, g.rollouts, g.advantage)] for g in groups])
+    found = D.all_lists([[of(g, *each) for each in zip(g.rows, g.rollouts, g.advantage)] for g in groups])
     rows = [row for group in found for row in group]
     known = [row for row in rows if math.isfinite(row["reward"])]  # without what our own renderer lost
     record = {"step": step, **means(PARTS, known), "languages": {}}
@@ -443,7 +445,7 @@ def step_record(step, groups, stats):
                   truncated=mean([row["finish"] == "length" for row in rows]),
                   **means(["advantage_abs"], rows), **{k: sum(row[k] for row in rows) for k in WORK})
 
-    stats = P.all_lists(stats)
+    stats = D.all_lists(stats)
     for key in {k: None for _, metrics in stats for k in metrics}:
         n, values = zip(*((n, metrics[key]) for n, metrics in stats if key in metrics))
         record[key] = max(values) if key.endswith("_max") else float(np.average(values, weights=n))
@@ -466,9 +468,9 @@ def write_rollouts(path, groups):
 def main():
     args = parser.parse_args()
     if not args.resume:
-        P.refuse_mixture(args.out)
-    device = P.init_distributed()
-    rank, world = P.world()
+        refuse_mixture(args.out)
+    device = D.init_distributed()
+    rank, world = D.world()
     main_rank = rank == 0
     if args.prompts < world:
         raise SystemExit(f"error: --prompts {args.prompts} is smaller than the number of processes ({world}).")
@@ -480,7 +482,7 @@ def main():
         (out / "rollouts").mkdir(parents=True, exist_ok=True)
         (out / "run.json").write_text(json.dumps(vars(args), indent=1))
         print("arguments:", *(f"{k}={v}" for k, v in vars(args).items()), f"| {world} process(es) on {device.type}")
-    P.barrier()
+    D.barrier()
 
     # ------------------------------------------------------------------------------------------- model, optimizer, data
     P.prepare(policy, args)
@@ -488,8 +490,8 @@ def main():
     if args.kl:
         reference = P.load_policy(args.model, device).requires_grad_(False).eval()
         reference.dtype = getattr(torch, args.dtype)  # before sharding: the gathered copies take it
-        P.shard(reference, args.replicas)
-    optimizers = P.build_optimizers(policy, args.lr, args.matrix_lr, args.weight_decay)
+        D.shard(reference, args.replicas)
+    optimizers = build_optimizers(policy, args.lr, args.matrix_lr, args.weight_decay)
     base_lr = [[g["lr"] for g in o.param_groups] for o in optimizers]
     absent = {} if args.unsafe_render else {language: why for language, why in available().items() if why}
     measure, limit = lambda samples: policy.count_tokens(samples, answers=False), policy.context - args.max_new_tokens
@@ -509,24 +511,24 @@ def main():
     # ------------------------------------------------------------------------------------------------------------- loop
     step, position, elapsed, skipped, best = 0, 0, 0.0, 0, -1.0  # position: prompts used so far, over all ranks
     if args.resume:
-        extra = P.load_state(out, policy, optimizers)
+        extra = load_state(out, policy, optimizers)
         step, position, elapsed, skipped, best = (extra[k] for k in ("step", "position", "elapsed", "skipped", "best"))
     state = lambda: {"position": position, "elapsed": elapsed, "skipped": skipped, "best": best}
     if main_rank:
-        P.trim_metrics(out / "metrics.jsonl", step)
+        trim_metrics(out / "metrics.jsonl", step)
     stop = []
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda number, frame: stop.append(number))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     workers = args.render_workers or max(1, (os.cpu_count() or 1) // local)
-    bar = P.progress_bar("virl", args.steps, args.max_seconds, step, elapsed, main_rank)
+    bar = cli.progress_bar("virl", args.steps, args.max_seconds, step, elapsed, main_rank)
     bad_in_a_row = 0
     with Renderer(workers=workers, timeout=args.render_timeout, unsafe=args.unsafe_render, cache=20000) as renderer, \
             scorers(workers, args.encoder) as pool, ThreadPoolExecutor(args.prompts) as judges:
         while step < args.steps and not (args.max_seconds and elapsed >= args.max_seconds):
             started, timing = time.perf_counter(), defaultdict(float)  # seconds of each part
             progress = elapsed / args.max_seconds if args.max_seconds else step / args.steps
-            progress = P.all_sum(progress, device) / world  # ranks' clocks differ: the learning rate must not
+            progress = D.all_sum(progress, device) / world  # ranks' clocks differ: the learning rate must not
             scale = min(1, (step + 1) / max(1, args.warmup)) * min(1, (1 - progress) / max(args.decay, 1e-9))
             for optimizer, lrs in zip(optimizers, base_lr):
                 for group, lr in zip(optimizer.param_groups, lrs):
@@ -567,7 +569,7 @@ def main():
                           seconds_update=ended - rolled_out - (timing["reward_wait"] - waited),
                           rollout_tokens_per_second=record["length"] * record["rollouts"] / (rolled_out - started),
                           occupancy=timing["busy"] / max(1, timing["slots"]), confinement=renderer.confinement,
-                          memory_gb=P.all_max(P.memory_used(device), device) / 1e9, loss=loss, grad_norm=norm,
+                          memory_gb=D.all_max(D.memory_used(device), device) / 1e9, loss=loss, grad_norm=norm,
                           skipped=skipped, lr=optimizers[0].param_groups[0]["lr"], position=position)
             write_rollouts(out / "rollouts" / f"step_{step}{'' if world == 1 else f'.rank{rank}'}.jsonl", groups)
             if held_out and (step % args.eval_every == 0 or step == args.steps):
@@ -588,25 +590,25 @@ def main():
                                 kept=f"{record['kept']:.2f}", refresh=False)
                 bar.update((min(elapsed, args.max_seconds) if args.max_seconds else step) - bar.n)
             if bad_in_a_row >= 3:
-                P.save_state(out, step, policy, optimizers, state())
+                save_state(out, step, policy, optimizers, state())
                 raise SystemExit(f"error: loss or gradient was not finite 3 times in a row; prompts in "
                                  f"{out}/nonfinite.jsonl, state saved. Lower --lr, then --resume.")
-            interrupted = P.all_max(len(stop), device) > 0  # ranks leave together
+            interrupted = D.all_max(len(stop), device) > 0  # ranks leave together
             if interrupted or step % args.save_every == 0:
-                P.save_state(out, step, policy, optimizers, state())
+                save_state(out, step, policy, optimizers, state())
             if interrupted:
                 bar.close()
                 if main_rank:
                     print(f"interrupted: state of step {step} saved in {out}/state; the same command with --resume "
                           "goes on.")
-                P.finish()
+                D.finish()
                 raise SystemExit(130 if signal.SIGINT in stop else 0)  # after Ctrl-C what follows && must not go on
     bar.close()
     P.save_policy(policy, out)
     if main_rank:
         print(f"wrote {out}: {step} steps in {elapsed:.0f} s, {skipped} updates skipped for non-finite values")
-    P.finish()
+    D.finish()
 
 
 if __name__ == "__main__":
-    P.run(main)
+    D.run(main)

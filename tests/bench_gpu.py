@@ -22,9 +22,11 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import attention  # noqa: E402
+import distributed as D  # noqa: E402
 import plan  # noqa: E402
 import policy as P  # noqa: E402
 import tiny  # noqa: E402
+from state import build_optimizers  # noqa: E402
 
 WORDS = "import matplotlib.pyplot as plt fig ax = subplots figsize bar plot scatter color title label set legend grid 0 1 2 3".split()
 
@@ -132,7 +134,7 @@ def decode(args):
 
 
 def sft(args):
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if args.trainer else P.init_distributed()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if args.trainer else D.init_distributed()
     policy = random_policy(args.model, device, torch.float32, 512)
     P.prepare(policy, argparse.Namespace(dtype="bfloat16", recompute=args.recompute, freeze_vision=False, lora=0, replicas=1), args.compile)
     policy.train()
@@ -157,7 +159,7 @@ def sft(args):
 
 
 def our_steps(args, policy, examples, rows, report):
-    optimizers = P.build_optimizers(policy, 1e-5, 0)
+    optimizers = build_optimizers(policy, 1e-5, 0)
     took = []
     for step in range(args.steps):
         torch.cuda.synchronize()
@@ -165,7 +167,7 @@ def our_steps(args, policy, examples, rows, report):
         n = sum(len(e.input_ids) - e.prompt_length for e in examples)
         for row in rows:
             (-policy(row)[0].sum() / n).backward()
-        P.clip_gradients(policy, 1.0)
+        D.clip_gradients(policy, 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -178,7 +180,7 @@ def our_steps(args, policy, examples, rows, report):
             (-policy(rows[0])[0].sum()).backward()
             torch.cuda.synchronize()
         print(p.key_averages().table(sort_by="cuda_time_total", row_limit=args.profile, max_name_column_width=60))
-    P.finish()
+    D.finish()
 
 
 def trainer_steps(args, policy, examples, rows, report):

@@ -30,7 +30,7 @@ def stage_process(script, argv, environment, output):
     sys.argv = [script, *argv]
     try:
         main = importlib.import_module(script.removesuffix(".py")).main
-        importlib.import_module("policy").run(main) if script in ("sft.py", "virl.py") else main()
+        importlib.import_module("distributed").run(main) if script in ("sft.py", "virl.py") else main()
     except SystemExit as e:
         if isinstance(e.code, str):
             print(e.code, file=sys.stderr)
@@ -82,12 +82,12 @@ def refusal(monkeypatch, script, *argv):
     import importlib
     import signal
 
-    import policy
+    import distributed
     monkeypatch.setattr(sys, "argv", [script, *map(str, argv)])
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         with pytest.raises(SystemExit) as stop:
-            policy.run(importlib.import_module(script.removesuffix(".py")).main)
+            distributed.run(importlib.import_module(script.removesuffix(".py")).main)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

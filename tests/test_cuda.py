@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-import policy as P
+import distributed as D
 from generate import free_memory, generate, rollout_seed
 from test_generate import prompts
 from test_policy import encode, gradient
@@ -78,15 +78,16 @@ def test_fsdp2_on_one_gpu_decodes_and_trains(tmp_path, tiny, samples):
     script = tmp_path / "one.py"
     script.write_text(f"""
 import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]
-import torch, data, policy as P
+import torch, data, distributed as D, policy as P
 from conftest import drawn_samples
 from generate import generate
-device = P.init_distributed()
+from state import build_optimizers
+device = D.init_distributed()
 policy = P.load_policy({str(tiny)!r}, device)
 policy.dtype = torch.bfloat16
-P.shard(policy)
+D.shard(policy)
 samples = drawn_samples(4)
-optimizers = P.build_optimizers(policy, 1e-2, 0)
+optimizers = build_optimizers(policy, 1e-2, 0)
 prompts = [policy.encode(s.prompt, data.open_image(s)) for s in samples]
 seen = []
 for step in range(2):
@@ -100,7 +101,7 @@ for step in range(2):
     optimizers[0].zero_grad()
 assert seen[0][0] < 0.03 and seen[1][0] < 0.03, seen
 assert seen[0][1] != seen[1][1]
-P.finish()
+D.finish()
 print("done")
 """)
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=1", "--master_port=29577", script], capture_output=True, text=True, timeout=300)
@@ -109,4 +110,4 @@ print("done")
 
 def test_memory_of_slots_is_planned_on_the_gpu(on_gpu):
     assert 0 < free_memory(torch.device("cuda")) <= torch.cuda.get_device_properties(0).total_memory
-    assert P.memory_used(torch.device("cuda")) > 0
+    assert D.memory_used(torch.device("cuda")) > 0

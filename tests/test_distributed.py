@@ -20,7 +20,7 @@ def first_gradient(rank, world, port, arguments, out):
     if world > 1:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    import policy as P
+    import distributed as D
     import sft
 
     def keep(policy, limit):
@@ -28,14 +28,14 @@ def first_gradient(rank, world, port, arguments, out):
         if rank == 0:
             torch.save(found, out)
         raise Enough
-    P.clip_gradients = keep
+    D.clip_gradients = keep
     if rank:  # the weights come from rank 0
         arguments = ["--model", arguments[1] + ".no_weights", *arguments[2:]]
     sys.argv = ["sft.py", *arguments]
     try:
         sft.main()
     except Enough:
-        P.finish()
+        D.finish()
 
 
 @pytest.fixture(scope="module")

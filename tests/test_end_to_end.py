@@ -16,8 +16,8 @@ from conftest import ROOT, Stage, refusal
 from test_sft import metrics, run, wait_for
 
 import data
-from policy import saved_steps
 from render import available
+from state import saved_steps
 
 pytestmark = pytest.mark.skipif(bool(available()["svg"]), reason=f"SVG cannot be rendered here: {available()['svg']}")
 DOMAINS = [domain for domain, language in (("svg", "svg"), ("web", "html"), ("chart", "python")) if not available()[language]]
@@ -228,8 +228,8 @@ def test_programs_that_hang_end_at_their_time_limit(base, tmp_path):
 
 
 def test_languages_that_cannot_be_rendered_are_set_aside(base, tmp_path):
-    (tmp_path / "without.py").write_text("import sys; sys.path.insert(0, sys.argv.pop(1)); import policy, virl\n"
-                                         "virl.available = lambda: {'python': 'no matplotlib', 'html': 'no Chromium', 'svg': None}\npolicy.run(virl.main)")
+    (tmp_path / "without.py").write_text("import sys; sys.path.insert(0, sys.argv.pop(1)); import distributed, virl\n"
+                                         "virl.available = lambda: {'python': 'no matplotlib', 'html': 'no Chromium', 'svg': None}\ndistributed.run(virl.main)")
     command = [sys.executable, "without.py", str(ROOT), *map(str, virl(base, tmp_path / "out", "--steps", 1)[1:])]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr[-2000:]
@@ -247,8 +247,8 @@ def test_virl_stops_when_an_update_has_broken_the_weights(base, tmp_path):
 
 def test_bare_sft_makes_what_is_missing_on_two_processes(tmp_path):
     """`torchrun sft.py` where nothing is there: rank 0 makes all samples (fewer here) and the model, the other waits."""
-    (tmp_path / "bare.py").write_text("import sys; sys.path.insert(0, sys.argv.pop(1)); import functools, policy, sft, synth\n"
-                                      "synth.synth = functools.partial(synth.synth, labelled=40, targets=10, test=8, domains=['svg'])\npolicy.run(sft.main)")
+    (tmp_path / "bare.py").write_text("import sys; sys.path.insert(0, sys.argv.pop(1)); import functools, distributed, sft, synth\n"
+                                      "synth.synth = functools.partial(synth.synth, labelled=40, targets=10, test=8, domains=['svg'])\ndistributed.run(sft.main)")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
     command = [*launcher, "bare.py", str(ROOT), "--steps", "2", "--batch", "8", "--render-every", "0"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -16,6 +16,7 @@ from conftest import ROOT, Stage, drawn_samples
 from test_sft import arguments, metrics, run, wait_for
 
 import policy as P
+from state import build_optimizers, load_state, save_state, saved_steps
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def killed_saves(directory, out, kills, seed=0):
     """
     torch.set_num_threads(1)  # a forked child has none of this process's threads
     policy = P.load_policy(directory)
-    optimizers = P.build_optimizers(policy, 1e-3, 0)
+    optimizers = build_optimizers(policy, 1e-3, 0)
     policy.train()
     values = lambda: [t for o in optimizers for s in o.state.values() for k, t in s.items() if k == "exp_avg"] + list(policy.parameters())
 
@@ -53,23 +54,23 @@ def killed_saves(directory, out, kills, seed=0):
         o.step()  # makes the moments
     fill(1)
     started = time.perf_counter()
-    P.save_state(out, 1, policy, optimizers, {"elapsed": 1})
+    save_state(out, 1, policy, optimizers, {"elapsed": 1})
     took, rng, loaded = time.perf_counter() - started, random.Random(seed), []
     for _ in range(kills):
-        step = P.saved_steps(out)[-1]
+        step = saved_steps(out)[-1]
         child = os.fork()
         if child == 0:
             try:
                 while True:
                     step += 1
                     fill(step)
-                    P.save_state(out, step, policy, optimizers, {"elapsed": step})
+                    save_state(out, step, policy, optimizers, {"elapsed": step})
             finally:
                 os._exit(1)
         time.sleep(rng.uniform(0, 3 * took))
         os.kill(child, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, "the child ended by itself"
-        extra = P.load_state(out, policy, optimizers)
+        extra = load_state(out, policy, optimizers)
         assert extra["elapsed"] == extra["step"] >= step - 1 and all((t == extra["step"]).all() for t in values())
         loaded.append(extra["step"])
     return loaded
@@ -95,7 +96,7 @@ def test_full_disk_while_saving_keeps_the_older_state(large_images, tiny, tmp_pa
     assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr[-3000:]
     assert re.search("error: cannot write .*step_6.*What was saved before is intact", result.stderr), result.stderr[-3000:]
     saved = tmp_path / "out.saved"
-    assert P.saved_steps(saved) == [3] and not list((saved / "state").glob("*.tmp"))
+    assert saved_steps(saved) == [3] and not list((saved / "state").glob("*.tmp"))
     run(*arguments(tiny, large_images, saved), "--resume")
     assert [m["step"] for m in metrics(saved)] == [1, 2, 3, 4, 5, 6]
 
@@ -106,7 +107,7 @@ def test_killed_rank_ends_the_others_with_a_message(large_images, tiny, tmp_path
     with open(tmp_path / "log", "w") as log:
         launcher = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
-        while not P.saved_steps(tmp_path / "out"):
+        while not saved_steps(tmp_path / "out"):
             assert launcher.poll() is None, (tmp_path / "log").read_text()[-3000:]
             time.sleep(0.05)
         ranks = [int(p) for p in open(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read().split()]
@@ -118,7 +119,7 @@ def test_killed_rank_ends_the_others_with_a_message(large_images, tiny, tmp_path
     log = (tmp_path / "log").read_text()
     assert "error: rank 0 lost another process of this run" in log, log[-3000:]
     assert not [p for p in ranks if os.path.exists(f"/proc/{p}")]
-    run(*arguments(tiny, large_images, tmp_path / "out", **{"--steps": P.saved_steps(tmp_path / "out")[-1] + 1}), "--resume")
+    run(*arguments(tiny, large_images, tmp_path / "out", **{"--steps": saved_steps(tmp_path / "out")[-1] + 1}), "--resume")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -132,6 +133,6 @@ def test_data_that_disappear_end_the_run_with_a_saved_state(large_images, tiny, 
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert re.search(r"error: the samples .*cannot be read any more .*part-\d+.parquet", result.stderr), result.stderr[-3000:]
     shutil.move(tmp_path / "elsewhere", tmp_path / "sft")
-    (step,) = P.saved_steps(tmp_path / "out")
+    (step,) = saved_steps(tmp_path / "out")
     run(*arguments(tiny, tmp_path, tmp_path / "out", **{"--steps": step + 2}), "--resume")
     assert [m["step"] for m in metrics(tmp_path / "out")] == list(range(1, step + 3))

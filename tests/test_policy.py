@@ -7,6 +7,7 @@ import attention
 import policy as P
 import tiny as T
 from conftest import ROOT
+from state import build_optimizers, load_state, save_state, saved_steps
 
 
 def gradient(policy):
@@ -124,7 +125,7 @@ def test_recomputed_activations_give_the_same_gradients(loaded, samples):
 
 def test_a_frozen_tower_is_not_trained(loaded, samples):
     loaded.model.model.visual.requires_grad_(False)
-    optimizers = P.build_optimizers(loaded, 1e-2, 1e-2)
+    optimizers = build_optimizers(loaded, 1e-2, 1e-2)
     before = {n: p.detach().clone() for n, p in loaded.named_parameters()}
     loaded(encode(loaded, samples[:2]))[0].sum().backward()
     for optimizer in optimizers:
@@ -241,14 +242,14 @@ def test_prompt_beyond_the_context_is_refused(loaded, samples):
 
 
 def test_states_keep_the_newest_and_ignore_unfinished(loaded, tmp_path):
-    optimizers = P.build_optimizers(loaded, 1e-3, 1e-2)
+    optimizers = build_optimizers(loaded, 1e-3, 1e-2)
     for step in (1, 2, 3):
-        P.save_state(tmp_path, step, loaded, optimizers, {"elapsed": step})
+        save_state(tmp_path, step, loaded, optimizers, {"elapsed": step})
     (tmp_path / "state" / "step_9.tmp").mkdir()
-    assert P.saved_steps(tmp_path) == [2, 3]
-    assert P.load_state(tmp_path, loaded, optimizers) == {"elapsed": 3, "step": 3}
+    assert saved_steps(tmp_path) == [2, 3]
+    assert load_state(tmp_path, loaded, optimizers) == {"elapsed": 3, "step": 3}
     with pytest.raises(SystemExit, match="nothing to resume"):
-        P.load_state(tmp_path / "absent", loaded, optimizers)
+        load_state(tmp_path / "absent", loaded, optimizers)
 
 
 def test_lora_trains_factors_alone_and_is_saved_merged(loaded, samples, tmp_path, tiny):
@@ -257,7 +258,7 @@ def test_lora_trains_factors_alone_and_is_saved_merged(loaded, samples, tmp_path
     before = loaded(examples)[0]
     P.add_lora(loaded, 4)
     torch.testing.assert_close(loaded(examples)[0], before)  # B starts at 0
-    optimizers = P.build_optimizers(loaded, 1e-2, 0)
+    optimizers = build_optimizers(loaded, 1e-2, 0)
     for _ in range(3):
         (-loaded(examples)[0].mean()).backward()
         for optimizer in optimizers:
@@ -267,14 +268,14 @@ def test_lora_trains_factors_alone_and_is_saved_merged(loaded, samples, tmp_path
     assert after.mean() > before.mean() + 0.1
     trained = {n for n, p in loaded.named_parameters() if p.requires_grad}
     assert trained and all("lora_" in n and "language_model" in n for n in trained)
-    P.save_state(tmp_path, 3, loaded, optimizers, {})
+    save_state(tmp_path, 3, loaded, optimizers, {})
     assert sum(f.stat().st_size for f in (tmp_path / "state" / "step_3").glob("*.distcp")) < 4 * sum(p.numel() for p in loaded.parameters())  # the frozen weights alone
     again = P.load_policy(tiny)
     for w, v in zip(again.parameters(), [p for n, p in loaded.named_parameters() if "lora_" not in n]):
         w.data.copy_(v)
     P.add_lora(again, 4)
-    resumed = P.build_optimizers(again, 1e-2, 0)
-    P.load_state(tmp_path, again, resumed)
+    resumed = build_optimizers(again, 1e-2, 0)
+    load_state(tmp_path, again, resumed)
     assert torch.equal(again(examples)[0], after)
     for policy, (optimizer,) in ((loaded, optimizers), (again, resumed)):
         (-policy(examples)[0].mean()).backward()

@@ -307,7 +307,7 @@ class Encoder:
                 raise SystemExit("error: lpips is not installed: pip install lpips, or leave lpips=... out of --encoders.") from None
             self.model = lpips.LPIPS(net=name).to(self.device).eval()
             return
-        from reward import load_vision
+        from encoder import load_vision
         model, self.processor = load_vision(name)
         self.model = model.to(self.device)
 

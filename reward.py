@@ -54,7 +54,6 @@ import math
 import re
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import cli
@@ -64,6 +63,9 @@ if __name__ == "__main__":
 
 import numpy as np
 from PIL import Image
+
+from encoder import Encoder, calibrated, cosine
+from texts import molecule, molecule_similarity, text_share, text_similarity, visible_texts
 
 WEIGHT_FORMAT, WEIGHT_VISUAL = 0.1, 0.9
 # Chosen on the synthetic programs of tests/ladder.py, checked on real ones (LOG.md, "The reward"): a third more or less of any
@@ -82,10 +84,6 @@ COARSE = 32  # the coarse term downsamples a square image to about COARSE x COAR
 C2 = 0.03**2  # SSIM's second constant for images in [0, 1]
 THIRDS = np.full(3, 1 / 3, np.float32)  # the mean over colour channels, as a product
 LEAST_EDGES = 0.05
-MOST_TEXTS = 400  # strings of an image that are compared, longest first
-WHOLE = (0, 0, 1, 1)  # the box of a text that fills the image: a molecule's SMILES
-LONGEST_SMILES = 200  # characters; longer ones are compared as strings
-SUBSTITUTED = 0.8  # what an atom of another element, or a bond of another order, counts in a molecule
 MOLECULE_NEEDS = 0.2  # palette score below which a molecule's text term fades out
 FENCES = {"python": ("python", "py"), "html": ("html",), "svg": ("svg", "xml"), "latex": ("latex", "tex", "tikz")}
 
@@ -278,187 +276,6 @@ def visual_parts(known, image, texts=None, encoder=None):
         weight = known["text weight"]
         visual = (1 - weight) * visual + weight * parts["text"] * min(1.0, shown)
     return {**parts, "visual": visual}
-
-
-# ------------------------------------------------------------------------------------------------------------- text term
-
-def visible_texts(texts, image):
-    """[(string, box in pixels)] -> [(string, box in widths and heights)] of those that can be seen: inside the image, on a
-    patch that is not flat."""
-    height, width = image.shape[:2]
-    found = []
-    for string, (x0, y0, x1, y1) in sorted(texts, key=lambda t: -len(t[0]))[:MOST_TEXTS]:
-        left, right, top, bottom = max(0, int(x0)), min(width, math.ceil(x1)), max(0, int(y0)), min(height, math.ceil(y1))
-        inside = max(0, right - left) * max(0, bottom - top) / max(1.0, (x1 - x0) * (y1 - y0))
-        if string.strip() and inside >= 0.5 and np.ptp(image[top:bottom, left:right].reshape(-1, 3), axis=0).max() > 24:
-            found.append((" ".join(string.split()), (left / width, top / height, right / width, bottom / height)))
-    return found
-
-
-def text_share(texts, ink):
-    """The share of the ink [H, W] that stands in the boxes of the texts."""
-    height, width = ink.shape
-    inside = np.zeros(ink.shape, bool)  # [H, W]
-    for _, (x0, y0, x1, y1) in texts:
-        inside[int(y0 * height):math.ceil(y1 * height), int(x0 * width):math.ceil(x1 * width)] = True
-    return float(ink[inside].sum() / max(1e-6, ink.sum()))
-
-
-def letter_pairs(string):
-    """The pairs of adjacent characters of a string with its ends marked; a repeated pair counts as another one."""
-    marked, seen, pairs = f"\0{string}\0", Counter(), set()
-    for pair in zip(marked, marked[1:]):
-        seen[pair] += 1
-        pairs.add((*pair, seen[pair]))
-    return pairs
-
-
-def text_similarity(a, b):
-    """Two lists of (string, box), the first not empty -> 0 to 1: strings matched one to one, weighted by their letters."""
-    from scipy.optimize import linear_sum_assignment
-    if not b:
-        return 0.0
-    pairs_a, pairs_b = ([letter_pairs(string) for string, _ in texts] for texts in (a, b))
-    index = {pair: i for i, pair in enumerate(set().union(*pairs_a, *pairs_b))}
-    holds = [np.zeros((len(pairs), len(index)), np.float32) for pairs in (pairs_a, pairs_b)]
-    for matrix, pairs in zip(holds, (pairs_a, pairs_b)):
-        for row, mine in zip(matrix, pairs):
-            row[[index[pair] for pair in mine]] = 1
-    n_a, n_b = (matrix.sum(1) for matrix in holds)  # [n], [m]
-    dice = 2 * holds[0] @ holds[1].T / (n_a[:, None] + n_b)  # [n, m], Dice 1945
-    place_a, place_b = (np.array([((x0 + x1) / 2, (y0 + y1) / 2) for _, (x0, y0, x1, y1) in texts]) for texts in (a, b))
-    distance = np.sqrt(((place_a[:, None] - place_b) ** 2).sum(-1))  # [n, m], in widths and heights
-    gain = np.minimum(n_a[:, None], n_b) * np.where(dice > 0.5, dice, 0) * np.exp(-2 * distance)  # [n, m]
-    matched = gain[linear_sum_assignment(-gain)].sum()
-    return float(2 * matched / (n_a.sum() + n_b.sum()))
-
-
-def molecule(texts):
-    """The visible texts that fill the image, if they are SMILES -> (elements [n], bonds [4, n, n], by order), or None.
-
-    Several molecules are one graph. Atoms and bonds are what the SMILES says, hydrogen left out and nothing made sense of.
-    """
-    smiles = ".".join(string for string, box in texts if box == WHOLE)
-    if not 0 < len(smiles) <= LONGEST_SMILES:
-        return None
-    from rdkit import Chem, rdBase
-    with rdBase.BlockLogs():
-        found = Chem.MolFromSmiles(smiles, sanitize=False)
-    if not found:
-        return None
-    orders = Chem.GetAdjacencyMatrix(found, useBO=True)  # [n, n]
-    return np.array([atom.GetAtomicNum() for atom in found.GetAtoms()]), np.stack([orders == k for k in (1, 1.5, 2, 3)]).astype(float)
-
-
-def molecule_similarity(a, b):
-    """Two results of `molecule` -> 0 to 1: of the atoms and bonds of either, the share that both have, squared, as strangers share half.
-
-    Graph edit distance is a quadratic assignment of atoms to atoms, approximated: by linear assignments to its gradient
-    (Frank and Wolfe 1956; Vogelstein et al. 2015), from the ten pairs of atoms whose neighbourhoods are most alike.
-    """
-    from scipy.optimize import linear_sum_assignment
-    if not a or not b:
-        return 0.0
-    (elements_a, bonds_a), (elements_b, bonds_b) = a, b
-    any_a, any_b = bonds_a.sum(0), bonds_b.sum(0)  # [n, n], [m, m]
-    atoms = np.where(elements_a[:, None] == elements_b, 1, SUBSTITUTED)  # [n, m]
-    bonds = lambda match: SUBSTITUTED * any_a @ match @ any_b + (1 - SUBSTITUTED) * (bonds_a @ match @ bonds_b).sum(0)  # [n, m]
-    degrees = np.maximum(1, np.maximum.outer(any_a.sum(1), any_b.sum(1)))  # [n, m]
-    alike, common = atoms, 0.0
-    for _ in range(6):
-        alike = (atoms + bonds(alike) / degrees) / 2
-    for start in [None, *np.argsort(-alike, axis=None)[:10]]:
-        match = np.eye(*atoms.shape)  # [n, m]: SMILES are canonical, so that equal molecules are in the same order
-        if start is not None:
-            i, j = divmod(start, len(elements_b))
-            match = np.full(atoms.shape, 1 / max(atoms.shape))
-            match[i], match[:, j], match[i, j] = 0, 0, 1
-        around, last = bonds(match), None  # of a sum of matches they are the sum
-        for step in range(10):
-            chosen = linear_sum_assignment(-atoms - around)
-            if last and (chosen[1] == last[1]).all():
-                break
-            best = np.zeros(atoms.shape)
-            best[chosen] = 1
-            then, last = bonds(best), chosen
-            common = max(common, (best * (atoms + then / 2)).sum())
-            around += (then - around) * 2 / (step + 3)
-    total = atoms.shape[0] + atoms.shape[1] + (bonds_a.sum() + bonds_b.sum()) / 2
-    return float(common / (total - common)) ** 2
-
-
-# --------------------------------------------------------------------------------------------------------------- encoder
-
-def cosine(a, b):
-    return float(a @ b / max(1e-12, float(np.linalg.norm(a) * np.linalg.norm(b))))
-
-
-def calibrated(similarity, of_blank):
-    """1 stays 1, the empty sheet and all below it become 0."""
-    return max(0.0, similarity - of_blank) / max(1e-6, 1 - of_blank) if similarity < 1 - 1e-9 else 1.0
-
-
-def tile_grid(width, height, tile):
-    """Columns and rows, at most 12 tiles, whose aspect comes closest to the image's; on a tie the larger grid if the image
-    has more than half its pixels (InternVL's rule, which VinciCoder's reward uses)."""
-    best = (1, 1)
-    for grid in sorted(((i, j) for i in range(1, 13) for j in range(1, 13) if i * j <= 12), key=lambda g: g[0] * g[1]):
-        off, least = (abs(width / height - g[0] / g[1]) for g in (grid, best))
-        if off < least or off == least and width * height > 0.5 * tile * tile * grid[0] * grid[1]:
-            best = grid
-    return best
-
-
-def tiles_and_thumbnail(image, tile):
-    """PIL image -> the square tiles of `tile` pixels of its grid and, where they are several, the thumbnail."""
-    columns, rows = tile_grid(*image.size, tile)
-    sheet = image.resize((columns * tile, rows * tile), Image.BICUBIC)
-    found = [sheet.crop((x * tile, y * tile, (x + 1) * tile, (y + 1) * tile)) for y in range(rows) for x in range(columns)]
-    return found + [image.resize((tile, tile), Image.BICUBIC)] if len(found) > 1 else found
-
-
-def load_vision(name):
-    """-> (model, image processor) of transformers, by hub name or directory. Raises SystemExit with one line when they cannot be loaded."""
-    from transformers import AutoImageProcessor, AutoModel
-    try:
-        return AutoModel.from_pretrained(name).eval(), AutoImageProcessor.from_pretrained(name, backend="pil")  # the other backend needs torchvision
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"error: no vision encoder at {name!r}: {str(error).splitlines()[0]}") from None
-
-
-class Encoder:
-    """A vision encoder of transformers (DINOv2, CLIP, SigLIP, ...), by hub name or directory; images go in at `side` pixels.
-
-    Raises SystemExit with one line when it cannot be loaded.
-    """
-
-    def __init__(self, name, side=448, device="cpu"):
-        import torch
-        self.torch, self.side, self.device = torch, side, device
-        model, processor = load_vision(name)
-        self.model = getattr(model, "vision_model", model).to(device)
-        self.mean, self.std = (torch.tensor(x, dtype=torch.float32)[:, None, None] for x in (processor.image_mean, processor.image_std))  # [3, 1, 1]
-
-    def run(self, images):
-        """PIL images -> the model's output for the batch [n, 3, side, side]."""
-        torch = self.torch
-        batch = [torch.from_numpy(np.array(i.resize((self.side, self.side), Image.BICUBIC))).permute(2, 0, 1) / 255 for i in images]
-        with torch.no_grad():
-            pixels = torch.stack([(x - self.mean) / self.std for x in batch]).to(self.device)  # [n, 3, side, side]
-            return self.model(pixel_values=pixels, output_hidden_states=True)
-
-    def describe(self, arrays):
-        """Images uint8 [H, W, 3] -> features [n, 2 D]: first token and mean of the others, after the final norm."""
-        tokens = self.run([Image.fromarray(np.ascontiguousarray(a)) for a in arrays]).last_hidden_state  # [n, T, D]
-        return self.torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1).float().cpu().numpy()
-
-    def paper_similarity(self, target, image):
-        """VinciCoder's visual reward of two images, uint8 [H, W, 3]: the render is stretched to the target's size, both are
-        cut into tiles and a thumbnail, and (cos + 1) / 2 of the first tokens, before the final norm, is averaged."""
-        target, image = Image.fromarray(target), Image.fromarray(image)
-        pieces = tiles_and_thumbnail(target, self.side), tiles_and_thumbnail(image.resize(target.size, Image.BICUBIC), self.side)
-        a, b = (self.run(p).hidden_states[-1][:, 0].float().cpu().numpy() for p in pieces)  # [n, D] each
-        return float(np.mean([(cosine(x, y) + 1) / 2 for x, y in zip(a, b)]))
 
 
 # ----------------------------------------------------------------------------------------------------------------- score

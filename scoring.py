@@ -133,8 +133,8 @@ def baselines_of(samples):
 
 def known_baselines(samples, out, slow=False, encoders=()):
     """(fingerprint of all that the baselines depend on, their rows from OUT or a run beside it, None if there are none)."""
-    files = ("charts.py", "chromium.py", "domain.py", "drawing.py", "latex.py", "metrics.py", "render.py", "reward.py", "scoring.py",
-             "server.py", "traced.py")
+    files = ("charts.py", "chromium.py", "domain.py", "drawing.py", "encoder.py", "latex.py", "metrics.py", "render.py",
+             "reward.py", "scoring.py", "server.py", "texts.py", "traced.py")
     digest = hashlib.sha256(b"".join((Path(__file__).parent / f).read_bytes() for f in files) + repr((slow, *encoders)).encode())
     for s in samples:
         digest.update(repr((s.id, s.language, s.task, s.prompt, s.answer, len(s.image))).encode(errors="replace") + s.image)

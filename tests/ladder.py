@@ -30,6 +30,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import reward as R  # noqa: E402
+from texts import molecule, visible_texts  # noqa: E402
 
 # ------------------------------------------------------------------------------------------------- synthetic programs
 
@@ -257,8 +258,8 @@ LEAST_ATOMS = 10  # of a molecule: five edits leave half of them
 
 def atoms(render):
     """How many atoms the molecules of a render have; infinity where there are none."""
-    molecule = R.molecule(R.visible_texts(render.texts or [], render.image))
-    return len(molecule[0]) if molecule else np.inf
+    found = molecule(visible_texts(render.texts or [], render.image))
+    return len(found[0]) if found else np.inf
 
 
 @dataclass

@@ -197,10 +197,10 @@ def test_virl_with_a_reward_that_misbehaves(base, tmp_path, body, words):
 def test_renderers_that_die_cost_no_step(base, tmp_path):
     """Killed again and again until the first step is over: what they lost is excluded and counted, the next steps are whole."""
     from test_render import servers
-    stage, others, killed = Stage(*virl(base, tmp_path / "out")), set(servers()), 0
+    stage, others, killed = Stage(*virl(base, tmp_path / "out")), set(servers(mine=True)), 0
     while not (tmp_path / "out" / "metrics.jsonl").exists() or not (tmp_path / "out" / "metrics.jsonl").stat().st_size:
         assert stage.running()
-        for pid in set(servers()) - others:
+        for pid in set(servers(mine=True)) - others:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
                 killed += 1

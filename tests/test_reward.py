@@ -13,7 +13,9 @@ from conftest import ROOT
 from PIL import Image
 
 import ladder
+import encoder as encoders
 import reward as R
+import texts
 from render import Render, Renderer, available
 
 
@@ -216,7 +218,7 @@ def drawn_molecule(*smiles, ink=(20, 40, 20, 4, (0, 0, 0))):
 
 
 def graph(*smiles):
-    return R.molecule([(string, R.WHOLE) for string in smiles])
+    return texts.molecule([(string, texts.WHOLE) for string in smiles])
 
 
 def common_by_hand(a, b):
@@ -226,19 +228,19 @@ def common_by_hand(a, b):
     (elements_a, bonds_a), (elements_b, bonds_b) = a, b
     most, n = 0, len(elements_a)
     for chosen in itertools.permutations(range(len(elements_b)), n):
-        value = sum(1 if elements_a[i] == elements_b[chosen[i]] else R.SUBSTITUTED for i in range(n))
+        value = sum(1 if elements_a[i] == elements_b[chosen[i]] else texts.SUBSTITUTED for i in range(n))
         for i, j in itertools.combinations(range(n), 2):
             x, y = bonds_a[:, i, j], bonds_b[:, chosen[i], chosen[j]]
-            value += (1 if (x == y).all() else R.SUBSTITUTED) if x.any() and y.any() else 0
+            value += (1 if (x == y).all() else texts.SUBSTITUTED) if x.any() and y.any() else 0
         most = max(most, value)
     total = sum(len(elements) + bonds.sum() / 2 for elements, bonds in (a, b))
     return (most / (total - most)) ** 2
 
 
 def test_molecules_are_compared_as_a_search_over_all_assignments_does():
-    names = "CC#N CCO CC(C)=O C1CCNC1 c1ccsc1 OC(=O)C=C CS(=O)C C1CC1=O ClCCBr NC(N)=O".split()
+    names = "CC#N CCO CC(C)=O C1CCNC1 c1ccsc1 OC(=O)C=C CS(=O)C C1CC1=O ClCCBr NC(N)=O N->[Pt]".split()
     pairs = [(graph(x), graph(y)) for x, y in itertools.product(names, names)]
-    found, exact = ([measure(*pair) for pair in pairs] for measure in (R.molecule_similarity, common_by_hand))
+    found, exact = ([measure(*pair) for pair in pairs] for measure in (texts.molecule_similarity, common_by_hand))
     assert all(f <= e + 1e-9 for f, e in zip(found, exact))
     assert np.mean(np.isclose(found, exact)) > 0.9 and np.mean(found) > 0.98 * np.mean(exact)
 
@@ -246,12 +248,12 @@ def test_molecules_are_compared_as_a_search_over_all_assignments_does():
 def test_molecules_in_the_order_of_a_chemist():
     """In whatever order their atoms are written; an edit costs about the same in every place; several are one."""
     aspirin = graph("CC(=O)Oc1ccccc1C(=O)O")
-    assert [R.molecule_similarity(aspirin, graph(s)) for s in ("CC(=O)Oc1ccccc1C(=O)O", "OC(=O)c1ccccc1OC(C)=O")] == pytest.approx([1, 1])
-    one, two = R.molecule_similarity(aspirin, graph("CC(=O)Nc1ccccc1C(=O)O")), R.molecule_similarity(aspirin, graph("CC(=O)Nc1ccncc1C(=O)O"))
-    assert 1 > one > two > R.molecule_similarity(aspirin, graph("CCN(CC)CC")) + 0.3
+    assert [texts.molecule_similarity(aspirin, graph(s)) for s in ("CC(=O)Oc1ccccc1C(=O)O", "OC(=O)c1ccccc1OC(C)=O")] == pytest.approx([1, 1])
+    one, two = texts.molecule_similarity(aspirin, graph("CC(=O)Nc1ccccc1C(=O)O")), texts.molecule_similarity(aspirin, graph("CC(=O)Nc1ccncc1C(=O)O"))
+    assert 1 > one > two > texts.molecule_similarity(aspirin, graph("CCN(CC)CC")) + 0.3
     both = graph("CCO", "CC#N")
-    assert R.molecule_similarity(both, graph("CC#N", "CCO")) == pytest.approx(1) and R.molecule_similarity(both, graph("CCO")) < 0.5
-    assert graph("Sales by region") is None and graph("C" * 500) is None and R.molecule([("CCO", (0, 0, 1, 0.5))]) is None
+    assert texts.molecule_similarity(both, graph("CC#N", "CCO")) == pytest.approx(1) and texts.molecule_similarity(both, graph("CCO")) < 0.5
+    assert graph("Sales by region") is None and graph("C" * 500) is None and texts.molecule([("CCO", (0, 0, 1, 0.5))]) is None
 
 
 def test_a_molecules_name_needs_a_picture_of_its_ink():
@@ -374,13 +376,13 @@ def test_vincicoders_formula_against_a_computation_by_hand(dinov2):
     rng = np.random.default_rng(0)
     target = rng.integers(0, 256, (40, 80, 3), dtype=np.uint8).repeat(2, 0).repeat(2, 1)
     image = rng.integers(0, 256, (30, 30, 3), dtype=np.uint8)
-    encoder, model = R.Encoder(str(dinov2), side=56), Dinov2Model.from_pretrained(dinov2).eval()
-    assert R.tile_grid(160, 80, 56) == (4, 2) and R.tile_grid(100, 50, 56) == (2, 1) and R.tile_grid(64, 64, 56) == (1, 1) and R.tile_grid(640, 480, 448) == (4, 3)
-    assert R.tile_grid(1280, 720, 448) == (4, 2)  # 9 pictures with the thumbnail, as measured on the original
+    encoder, model = encoders.Encoder(str(dinov2), side=56), Dinov2Model.from_pretrained(dinov2).eval()
+    assert encoders.tile_grid(160, 80, 56) == (4, 2) and encoders.tile_grid(100, 50, 56) == (2, 1) and encoders.tile_grid(64, 64, 56) == (1, 1) and encoders.tile_grid(640, 480, 448) == (4, 3)
+    assert encoders.tile_grid(1280, 720, 448) == (4, 2)  # 9 pictures with the thumbnail, as measured on the original
     small, values = target[:80:2, :120:2][:40, :60], []
     stretched = Image.fromarray(image).resize((60, 40), Image.BICUBIC)
     sheets = [p.resize((3 * 56, 2 * 56), Image.BICUBIC) for p in (Image.fromarray(small), stretched)]
-    assert R.tile_grid(60, 40, 56) == (3, 2)
+    assert encoders.tile_grid(60, 40, 56) == (3, 2)
     tiles = [[np.asarray(s)[y:y + 56, x:x + 56] for y in (0, 56) for x in (0, 56, 112)] for s in sheets]
     for i, p in enumerate((Image.fromarray(small), stretched)):
         tiles[i].append(np.asarray(p.resize((56, 56), Image.BICUBIC)))
@@ -395,7 +397,7 @@ def test_vincicoders_formula_against_a_computation_by_hand(dinov2):
 
 def test_encoder_term_is_calibrated(dinov2):
     from transformers import Dinov2Model
-    encoder, model, target = R.Encoder(str(dinov2), side=56), Dinov2Model.from_pretrained(dinov2).eval(), TARGETS["two boxes"]
+    encoder, model, target = encoders.Encoder(str(dinov2), side=56), Dinov2Model.from_pretrained(dinov2).eval(), TARGETS["two boxes"]
     image = canvas((10, 8, 24, 16, RED))
     known = R.features(target, encoder=encoder)
     shown = [np.asarray(Image.fromarray(i).resize((56, 56), Image.BICUBIC)) for i in (target, image, np.full_like(target, 255))]
@@ -411,7 +413,7 @@ def test_encoder_term_is_calibrated(dinov2):
 
 def test_an_encoder_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(SystemExit, match="error: no vision encoder at"):
-        R.Encoder(str(tmp_path))
+        encoders.Encoder(str(tmp_path))
 
 
 # -------------------------------------------------------------------------------------------------------- scoring processes

@@ -240,6 +240,8 @@ def roll_out(policy, groups, renderer, pool, judges, args, timing):
             group.judged = judges.submit(judge, group.sample, group.rollouts, renders, reference, pool, args)
 
     policy.dtype = torch.float32 if policy.device.type == "cpu" else getattr(torch, args.dtype)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - 1))  # two renderers and two decoding threads on two cores hinder each other
     seeds = [[rollout_seed(args.seed, group.number, group.sample.id, g) for g in range(args.group)] for group in groups]
     try:
         prompts = [group.prompt for group in groups]
@@ -247,6 +249,7 @@ def roll_out(policy, groups, renderer, pool, judges, args, timing):
                  timing=timing)
     except ValueError as e:  # the cache of a single rollout does not fit the memory
         raise SystemExit(f"error: {e}.") from None
+    torch.set_num_threads(threads)
 
 
 def collect(policy, prompts, position, renderer, pool, judges, args, timing):
@@ -475,7 +478,6 @@ def main():
     if args.prompts < world:
         raise SystemExit(f"error: --prompts {args.prompts} is smaller than the number of processes ({world}).")
     reward_named(args.reward, args.encoder)  # a wrong name ends here
-    torch.set_num_threads(max(1, torch.get_num_threads() // 2))  # they spin while they wait; others render
     out = Path(args.out)
     policy = P.load_policy(args.model, device)
     if main_rank:

@@ -14,7 +14,8 @@ import dedupe
 import defects
 import domain
 import reward
-from render import FAMILIES, HARMLESS, LANGUAGES, Renderer, available, safe
+from render import HARMLESS, LANGUAGES, Renderer, available, safe
+from server import FAMILIES
 
 TEXT = (ROOT / "docs" / "extending.md").read_text()
 SHORT = {"sft.py": ["--steps", 2, "--batch", 4, "--render-every", 0],
@@ -100,7 +101,7 @@ def with_grid(folder, leave_out=None):
         shutil.copy(file, folder)
     entries = re.findall(r"^\| `([\w.]+)` \| `([^`]+)` \| `([^`]+)` \|", TEXT.split("\n## A language of your own\n")[1], re.M)
     entries = [(file, behind, behind + added) for file, behind, added in entries]
-    for i, (file, old, new) in enumerate([*entries, ("render.py", "def draw_svg(", block("A language of your own", "python") + "def draw_svg(")]):
+    for i, (file, old, new) in enumerate([*entries, ("drawing.py", "def draw_svg(", block("A language of your own", "python") + "def draw_svg(")]):
         lines = (folder / file).read_text()
         (place,) = re.findall(rf"^{re.escape(old)}", lines, re.M)
         if i != leave_out:

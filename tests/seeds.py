@@ -14,7 +14,7 @@ sys.path.insert(0, str(REPO))
 import stats  # noqa: E402
 
 RUNS = ("sft", "control", "virl")  # below OUT/eval
-GROUPS = (("all", "all"), ("source", "synth"), ("source", "synth/target-only"))
+GROUPS = (("all", "all"), ("source", "synth/labelled"), ("source", "synth/target-only"))
 HEADS = ("all", "like the labels", "larger than any label")
 
 

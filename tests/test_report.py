@@ -15,6 +15,7 @@ from PIL import Image
 import report
 import stats
 from chromium import find_chromium
+from conftest import ROOT
 
 needs_browser = pytest.mark.skipif(not find_chromium(), reason="no Chromium to open the page with")
 
@@ -298,3 +299,21 @@ def test_tables_group_only_where_groups_have_several_rows():
     assert "<th>language</th>" not in grouped and '<th colspan="2"><span>&lt;svg&gt;</span></th>' in grouped
     assert '<tr class="strong"><td>A</td><td>.5<small>±.1</small></td></tr><tr class="soft"><td>blank canvas</td><td>.1</td></tr>' in grouped
     assert "<th>benchmark</th>" in report.html_table(["benchmark", "score"], [["x", "1"], ["y", "2"]])
+
+
+def test_seeds_are_pooled_by_image_and_named_one_by_one(tmp_path, monkeypatch):
+    """tests/seeds.py over two seeds of 6 and 12 images: means over all 18, differences .001 a run in each seed."""
+    monkeypatch.syspath_prepend(ROOT / "tests")
+    import seeds
+    monkeypatch.setattr(seeds, "GROUPS", (("all", "all"), ("source", "source0 "), ("source", "source1 ")))
+    for seed, n in enumerate((6, 12)):
+        make_runs(tmp_path / str(seed) / "eval", seeds.RUNS, n)
+        for r, name in enumerate(seeds.RUNS):
+            (tmp_path / str(seed) / "eval" / str(r)).rename(tmp_path / str(seed) / "eval" / name)
+    each = [stats.load_runs([tmp_path / str(seed) / "eval" / name for name in seeds.RUNS]) for seed in (0, 1)]
+    runs = seeds.pooled(each)
+    expected = [(i / n + 2 / 1000) * (i % 3 > 0) for n in (6, 12) for i in range(n)]
+    assert runs[2]["table"]["all", "all"]["greedy"]["visual"] == pytest.approx(stats.mean_se(expected))
+    lines = [line for line in seeds.difference_lines(runs, each) if line.startswith("| visual greedy")]
+    assert len(lines) == 1 and lines[0].count("(+.001, +.001)") == 3
+    assert [line.split(" | ")[0] for line in seeds.score_lines(runs)[2:5]] == ["| sft", "| control", "| virl"]

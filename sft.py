@@ -237,7 +237,7 @@ def main():
             # SFT loss, L = -(1/N) sum_t log p(y_t | y_<t, image, instruction), N = answer tokens over all ranks and
             # micro-batches. FSDP2 averages gradients over ranks, hence the factor `world`.
             (-logprobs.sum() * w * world / n_tokens).backward()
-            loss_sum += -logprobs.sum().item() * w
+            loss_sum = loss_sum - logprobs.detach().sum().double() * w  # stays on the device: the host goes on to the next row
         loss = D.all_sum(loss_sum, device) / n_tokens
         norm = D.clip_gradients(policy, args.clip)
         if math.isfinite(loss) and math.isfinite(norm):

@@ -194,22 +194,41 @@ def test_virl_with_a_reward_that_misbehaves(base, tmp_path, body, words):
     assert result.returncode == 1 and words in result.stderr and "Traceback" not in result.stderr, result.stderr[-2000:]
 
 
+DYING = """
+import pathlib, sys
+sys.path.insert(0, sys.argv.pop(1))
+import distributed, sandbox, virl
+whole, out = sandbox.Sandbox.run, pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+
+def run(self, *job):
+    if not (out / "samples" / "step_1.html").exists():
+        self.kill()
+        self.process.wait()
+        with open("kills.txt", "a") as file:
+            file.write(f"{self.process.returncode}\\n")
+    return whole(self, *job)
+
+sandbox.Sandbox.run = run
+distributed.run(virl.main)
+"""
+
+
 def test_renderers_that_die_cost_no_step(base, tmp_path):
-    """Killed again and again until the first step is over: what they lost is excluded and counted, the next steps are whole."""
-    from test_render import servers
-    stage, others, killed = Stage(*virl(base, tmp_path / "out")), set(servers(mine=True)), 0
-    while not (tmp_path / "out" / "metrics.jsonl").exists() or not (tmp_path / "out" / "metrics.jsonl").stat().st_size:
-        assert stage.running()
-        for pid in set(servers(mine=True)) - others:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-                killed += 1
-    assert stage.wait().returncode == 0 and killed
+    """The server of every program of the first step is killed, that of its second try too: what they lost is excluded and
+    counted, the later steps are whole."""
+    (tmp_path / "dying.py").write_text(DYING)
+    command = [sys.executable, "dying.py", str(ROOT), *map(str, virl(base, tmp_path / "out")[1:])]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180)
+    assert result.returncode == 0, result.stderr[-2000:]
     first, *rest = metrics(tmp_path / "out")
-    assert first["infra"] == first["status"]["infra"] > 0 and first["rollouts"] == 16
     rows = [json.loads(line) for line in open(tmp_path / "out" / "rollouts" / "step_1.jsonl")]
-    assert len(rows) == 16 and all(row["advantage"] == 0 and math.isnan(row["reward"]) for row in rows if row["status"] == "infra")
-    assert not any(m["infra"] for m in rest[1:])
+    lost = [row for row in rows if row["status"] == "infra"]
+    assert first["infra"] == first["status"]["infra"] == len(lost) > 0 and first["rollouts"] == len(rows) == 16
+    assert all(row["advantage"] == 0 and math.isnan(row["reward"]) for row in lost)
+    assert set(first["status"]) <= {"infra", "no code"}  # whatever went to a renderer was lost
+    kills = (tmp_path / "kills.txt").read_text().split()
+    assert set(kills) == {"-9"} and len(kills) >= 2 * len({row["response"] for row in lost})
+    assert [m["infra"] for m in rest] == [0, 0, 0]
 
 
 def test_a_step_of_which_every_render_is_lost_goes_on(base, tmp_path):

@@ -21,8 +21,6 @@ that did best on held-out samples by the metric outside the reward, with best.js
 Shapes: P prompts, G group, N answer tokens.
 """
 import argparse
-import base64
-import html
 import json
 import math
 import os
@@ -40,7 +38,6 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-from PIL import Image
 
 import data
 import distributed as D
@@ -48,8 +45,8 @@ import policy as P
 from eval import greedy_scores
 from generate import generate, rollout_seed
 from loader import Prompts, held_out_samples
+from progress import write_progress
 from render import HARMLESS, Renderer, available
-from report import STYLE, curves
 from reward import WEIGHTS, extract_code, reward_named, score_group, scorers
 from state import build_optimizers, load_state, refuse_mixture, save_state, trim_metrics
 
@@ -249,7 +246,8 @@ def roll_out(policy, groups, renderer, pool, judges, args, timing):
                  timing=timing)
     except ValueError as e:  # the cache of a single rollout does not fit the memory
         raise SystemExit(f"error: {e}.") from None
-    torch.set_num_threads(threads)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def collect(policy, prompts, position, renderer, pool, judges, args, timing):
@@ -372,41 +370,6 @@ def update(policy, reference, optimizers, micros, old_logp, spare, args):
 
 
 # -------------------------------------------------------------------------------------------------------------- records
-
-def write_progress(out, step, groups, shown=6):
-    """OUT/progress.html, to be left open while training: curves and, newest step first, target, best render and code of
-    some prompts.
-
-    What a step shows is kept in OUT/samples/step_N.html. Text of the model stands there escaped, and the page may load
-    nothing.
-    """
-    cards = ""
-    for group in groups[:shown]:
-        k = max(range(len(group.rows)), key=lambda g: np.nan_to_num(group.rows[g]["reward"], nan=-9))
-        pictures = ""
-        for image in (np.asarray(data.open_image(group.sample)), group.renders[k]):
-            if image is None:
-                pictures += f"<div class='pic none'>{html.escape(group.rows[k]['status'])}</div>"
-                continue
-            (small := Image.fromarray(image)).thumbnail((224, 224))
-            encoded = base64.b64encode(data.png(np.asarray(small))).decode()
-            pictures += f'<div class=pic><img src="data:image/png;base64,{encoded}"></div>'
-        scores = ", ".join(f"{row['reward']:.2f}" for row in group.rows)
-        cards += (f"<div class=card><header><b>{html.escape(group.sample.id)}</b>rewards {scores}</header>"
-                  f"<div class=strip><div class=pair>{pictures}</div><pre>{html.escape(group.rollouts[k].text)}</pre>"
-                  "</div></div>")
-    (out / "samples").mkdir(exist_ok=True)
-    (out / "samples" / f"step_{step}.html").write_text(f"<section><h2>step {step}</h2>{cards}</section>")
-    steps = sorted((n for p in (out / "samples").glob("step_*.html") if (n := int(p.stem[5:])) <= step), reverse=True)
-    shown_steps = "".join((out / "samples" / f"step_{n}.html").read_text() for n in steps)
-    replace = out / "progress.html.tmp"
-    replace.write_text(f"""<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=20>
-<meta http-equiv=Content-Security-Policy content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>ViRL, step {step}</title><style>{STYLE}</style><main><h1>ViRL, step {step}</h1>
-<p class=lead>Running means over seconds of training. Below them: target, render and code of the best of each group.</p>
-<section><div class=figures>{curves([out])}</div></section>{shown_steps}</main></html>""")
-    replace.replace(out / "progress.html")
-
 
 def step_record(step, groups, stats):
     """Metrics of one step over all ranks; README ("Metrics") explains the keys.

@@ -15,7 +15,7 @@ SETS = {}
 
 def look_alikes(name):
     if not SETS:
-        SETS.update(bench.look_alikes(40))
+        SETS.update(bench.look_alikes(20))
     return SETS[name]
 
 

@@ -198,37 +198,35 @@ DYING = """
 import pathlib, sys
 sys.path.insert(0, sys.argv.pop(1))
 import distributed, sandbox, virl
-whole, out = sandbox.Sandbox.run, pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+whole, out, doomed = sandbox.Sandbox.run, pathlib.Path(sys.argv[sys.argv.index("--out") + 1]), {}
 
-def run(self, *job):
-    if not (out / "samples" / "step_1.html").exists():
+def run(self, language, code, *job):
+    if not (out / "samples" / "step_1.html").exists() and doomed.setdefault(code, len(doomed) % 2 == 0):
         self.kill()
         self.process.wait()
         with open("kills.txt", "a") as file:
             file.write(f"{self.process.returncode}\\n")
-    return whole(self, *job)
+    return whole(self, language, code, *job)
 
 sandbox.Sandbox.run = run
 distributed.run(virl.main)
-"""
+"""  # every second program of the first step
 
 
 def test_renderers_that_die_cost_no_step(base, tmp_path):
-    """The server of every program of the first step is killed, that of its second try too: what they lost is excluded and
-    counted, the later steps are whole."""
+    """Servers are killed as they begin a program, and again at its second try: what they lost is excluded and counted, the
+    other programs count, the next step is whole."""
     (tmp_path / "dying.py").write_text(DYING)
-    command = [sys.executable, "dying.py", str(ROOT), *map(str, virl(base, tmp_path / "out")[1:])]
+    command = [sys.executable, "dying.py", str(ROOT), *map(str, virl(base, tmp_path / "out", "--steps", 2)[1:])]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180)
     assert result.returncode == 0, result.stderr[-2000:]
-    first, *rest = metrics(tmp_path / "out")
+    first, second = metrics(tmp_path / "out")
     rows = [json.loads(line) for line in open(tmp_path / "out" / "rollouts" / "step_1.jsonl")]
     lost = [row for row in rows if row["status"] == "infra"]
     assert first["infra"] == first["status"]["infra"] == len(lost) > 0 and first["rollouts"] == len(rows) == 16
     assert all(row["advantage"] == 0 and math.isnan(row["reward"]) for row in lost)
-    assert set(first["status"]) <= {"infra", "no code"}  # whatever went to a renderer was lost
-    kills = (tmp_path / "kills.txt").read_text().split()
-    assert set(kills) == {"-9"} and len(kills) >= 2 * len({row["response"] for row in lost})
-    assert [m["infra"] for m in rest] == [0, 0, 0]
+    assert len(lost) + first["status"].get("no code", 0) < 16 and second["infra"] == 0
+    assert {*(tmp_path / "kills.txt").read_text().split()} == {"-9"}  # exit status of the servers
 
 
 def test_a_step_of_which_every_render_is_lost_goes_on(base, tmp_path):

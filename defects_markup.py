@@ -333,7 +333,7 @@ def svg_stroke_width(rng, t):
 
 
 def svg_transform(rng, t):
-    """A number of a transform misread; a shape without one is moved, shrunk or turned. No edit without both."""
+    """A number of a transform misread; a shape without one is moved, shrunk or turned. No edit without either."""
     for a, b, n in attribute_numbers(t, "transform|gradienttransform"):
         yield [set_apart(t, a, b, scaled(rng, n))]
     side = canvas(t) / 8
@@ -366,7 +366,7 @@ def svg_radius(rng, t):
 
 
 def svg_opacity(rng, t):
-    """Another opacity; a shape without one gets 0.4. No edit without both."""
+    """Another opacity; a shape without one gets 0.4. No edit where there is neither."""
     for a, b, n in attribute_numbers(t, ".*opacity"):
         yield [(a, b, other(rng, n, ("0.3", "0.6", "1")))]
     for e in bare(t, "opacity"):

@@ -56,7 +56,7 @@ def regrouped(p, node, match, group, new):
 # -------------------------------------------------------------------------------------------------------------- charts
 
 def chart_colour(rng, p):
-    """A wrong colour, by name or in a format string; a plot without any gets one. No edit without colours and plots."""
+    """A wrong colour, by name or in a format string; a plot without any gets one. No edit where there is neither."""
     for n in p.strings:
         up, _ = listed(n)
         named = isinstance(up, ast.keyword) and re.search(r"colou?r|^[cf]c?$|^ec$", up.arg or "")
@@ -85,7 +85,7 @@ def chart_colormap(rng, p):
 
 
 def chart_marker(rng, p):
-    """A wrong marker; a line or scatter plot without any gets one. No edit without markers and such plots."""
+    """A wrong marker; a line or scatter plot without any gets one. No edit where there is neither."""
     for k in keywords(p, {"marker"}):
         if k.value in p.strings:
             yield inner(p, k.value, other(rng, k.value.value, "osx^D"))
@@ -96,7 +96,7 @@ def chart_marker(rng, p):
 
 
 def chart_line(rng, p):
-    """A wrong style or width of a line, or size of a marker; a line that gives neither gets one. No edit without."""
+    """A wrong style or width of lines, or size of markers; a line that gives none gets one. No edit without any."""
     for k in keywords(p, LINE_STYLE):
         if k.value in p.strings:
             style = k.value.value
@@ -110,7 +110,7 @@ def chart_line(rng, p):
 
 
 def chart_opacity(rng, p):
-    """A wrong alpha; a plot without one gets 0.3. No edit without alphas and plots."""
+    """A wrong alpha; a plot without one gets 0.3. No edit where there is neither."""
     yield from rescaled(rng, p, [n for n in numbers(p, {"alpha"}) if n.value])
     for call in calls(p, {"plot", "scatter", "bar", "barh", "hist", "fill_between", "imshow", "contourf"}):
         if not given(call, "alpha"):

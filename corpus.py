@@ -32,10 +32,13 @@ CODE_ENDINGS = {ending: language for ending, language in ENDINGS.items() if lang
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 BATCH = 4  # rows decoded together: a few MB at most
 
-# --------------------------------------------------------------------------------------------------------------- reading
+# -------------------------------------------------------------------------------------------------------------- reading
 
 def inputs_of(paths):
-    """Paths, folders, hf:// ids -> list of parquet files and folders of programs. Raises SystemExit with one line."""
+    """Paths, folders, hf:// ids -> list of parquet files and folders of programs.
+
+    Raises SystemExit with one line for a path that is neither, and for an id that cannot be fetched.
+    """
     found = []
     for path in map(str, paths):
         if path.startswith("hf://"):
@@ -67,7 +70,10 @@ def download(name, files="*.parquet"):
 
 
 def raw_rows(path):
-    """The rows of a parquet file or the programs of a folder, one dict at a time, in a fixed order."""
+    """The rows of a parquet file or the programs of a folder, one dict at a time, in a fixed order.
+
+    Raises SystemExit with one line for a broken parquet file, OSError for one that cannot be opened.
+    """
     if path.is_dir():
         yield from folder_rows(path)
         return
@@ -164,7 +170,7 @@ def in_chunks(rows, size):
 def keep_rows(path, number, out, split, dropped, ids):
     """Copy a parquet file to part `number` of a split, without the rows `dropped`, {row: reject}.
 
-    ids: {row: id} of rows that have none.
+    ids: {row: id} of rows that have none. -> record: "kept", "rejected" {reason: rows}.
     """
     choice = hashlib.sha256(json.dumps([dropped, ids]).encode()).hexdigest()
     wanted = [*stamp(path), split, choice]
@@ -179,7 +185,7 @@ def keep_rows(path, number, out, split, dropped, ids):
     return finish(out, number, {"input": wanted, "kept": writer.count}, list(dropped.values()))
 
 
-# ---------------------------------------------------------------------------------------------------------------- import
+# --------------------------------------------------------------------------------------------------------------- import
 
 def split_of(image):
     """The split of an image, by its hash: 70 % sft, 20 % rl, 10 % test. One image never stands in two of them."""
@@ -270,7 +276,7 @@ def import_files(paths, out, limit=0, workers=None, unsafe=False, split=""):
         print(f"  rejected {n}: {reason}")
 
 
-# ---------------------------------------------------------------------------------------------------------------- export
+# --------------------------------------------------------------------------------------------------------------- export
 
 def exported(sample, form):
     """A Sample as a row of another project's schema: form "trl" or "easyr1"."""
@@ -302,7 +308,7 @@ def export_schema(form):
 
 
 def export_file(path, number, out, form):
-    """Write one parquet file of samples as part `number` of OUT."""
+    """Write one parquet file of samples as part `number` of OUT, form "trl" or "easyr1". -> record: "written"."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     wanted = [*stamp(path), form]

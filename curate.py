@@ -21,7 +21,7 @@ from parts import Writer, finish, finished, in_processes, over_files, reject, st
 from render import Renderer
 from reward import background, embeds_raster, features, visual_parts
 
-# ---------------------------------------------------------------------------------------------------------------- filter
+# --------------------------------------------------------------------------------------------------------------- filter
 
 SIMILAR = 0.9  # reward.visual of a program's render and its stored image below which the render becomes the image
 REMOTE = re.compile(
@@ -40,6 +40,7 @@ CLOSED = set("a article aside button div footer form h1 h2 h3 h4 h5 h6 header ma
 
 
 def python_error(code):
+    """The name of the error that ast.parse raises, such as SyntaxError, or None."""
     import ast
     import warnings
     try:
@@ -51,6 +52,7 @@ def python_error(code):
 
 
 def svg_error(code):
+    """The name of the error that defusedxml raises (broken XML, entities), "no svg element", or None."""
     from defusedxml import ElementTree
     try:
         root = ElementTree.fromstring(code.encode())
@@ -61,6 +63,10 @@ def svg_error(code):
 
 
 def html_error(code):
+    """Why a page is broken, or None. Browsers forgive nearly all.
+
+    Refused are a page without any element, one of CLOSED that is closed more or less often than opened, and <![x[.
+    """
     parser, opened, closed = HTMLParser(), Counter(), Counter()
     parser.handle_starttag = lambda tag, attributes: opened.update([tag])
     parser.handle_startendtag = lambda tag, attributes: opened.update([f"{tag}/"])
@@ -76,6 +82,7 @@ def html_error(code):
 
 
 def latex_error(code):
+    """Which are not closed as often as opened, braces or environments (by name), comments left out; or None."""
     bare = re.sub(r"(?<!\\)%.*", "", code.replace("\\\\", ""))
     plain = re.sub(r"\\[{}]", "", bare)
     if plain.count("{") != plain.count("}"):
@@ -116,6 +123,7 @@ def ruff_findings(samples):
     for finding in json.loads(done.stdout):
         found.setdefault(int(Path(finding["filename"]).stem), f"ruff: {finding['code'] or 'syntax error'}")
     return [found.get(n, "") for n in range(len(samples))]
+
 
 def static_reason(sample, longest):
     """Why a sample falls before its program is run, "" if it does not: cheapest first."""
@@ -221,6 +229,7 @@ def sampled_rewards(files):
 
 
 def mean_reward(rewards):
+    """[(reward, execution)] of a prompt's answers, at least one -> mean of the rewards."""
     return sum(r for r, _ in rewards) / len(rewards)
 
 

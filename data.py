@@ -177,7 +177,8 @@ def open_image(sample):
         image = Image.open(io.BytesIO(sample.image))
         image.load()
     except Exception as e:
-        raise ValueError(f"unreadable image ({'of no known format' if isinstance(e, UnidentifiedImageError) else e})") from None
+        why = "of no known format" if isinstance(e, UnidentifiedImageError) else e
+        raise ValueError(f"unreadable image ({why})") from None
     if image.mode in ("RGBA", "LA", "P"):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -185,6 +186,7 @@ def open_image(sample):
 
 
 def fenced(language, code):
+    """A program as the one fenced block of an answer: what `reward.extract_code` takes apart again."""
     return f"```{language}\n{code}\n```"
 
 
@@ -274,7 +276,7 @@ def infer_language(sample):
 
 
 def check_sample(sample, answer=True):
-    """Why a foreign row cannot be used ("" = it can). Fills language, domain, task, width and height in place.
+    """Why a foreign row cannot be used ("" = it can). Fills language, domain, width and height in place.
 
     answer: whether the row must have one (ViRL needs none).
     """
@@ -393,7 +395,8 @@ def main():
     add("--from", dest="predictions",
         help="predictions.jsonl of eval.py for these samples: a model's wrong answers become defects too")
     add("--only", action="store_true", help="write refinement samples alone, without the samples they are made of")
-    add("--correct", type=cli.real(0, 1), default=0.07, help="share of programs without a defect, which are to be left alone")
+    add("--correct", type=cli.real(0, 1), default=0.07,
+        help="share of programs without a defect, which are to be left alone")
     add("--seed", type=cli.whole(0), default=0, help="seed of the defects")
 
     add = command("select-rl", lambda a: curate.select_rl(
@@ -401,7 +404,8 @@ def main():
         "keep the prompts for ViRL on which a model's own samples have spread and head-room", "--out", "--workers")
     add("path", help="directory of samples or parquet file")
     add("--scores", nargs="+", required=True, help="eval.py's scores.jsonl or virl.py's rollouts, of that model")
-    add("--count", type=cli.whole(0), default=0, help="prompts wanted, evenly over languages and difficulty (0: all useful)")
+    add("--count", type=cli.whole(0), default=0,
+        help="prompts wanted, evenly over languages and difficulty (0: all useful)")
     add("--low", type=cli.real(), default=0.2, help="least mean reward of a prompt's answers")
     add("--high", type=cli.real(), default=0.95, help="largest mean reward")
     add("--spread", type=cli.real(), default=0.03, help="least standard deviation of the rewards")

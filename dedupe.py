@@ -48,7 +48,7 @@ COMMENT = {"python": r"#[^\n'\"]*(?=\n|$)", "latex": r"(?<!\\)%[^\n]*",
 ORDER = ("test", "sft", "rl")
 
 
-# --------------------------------------------------------------------------------------------------------------- measures
+# ------------------------------------------------------------------------------------------------------------- measures
 
 def digest(value):
     """bytes or str -> 64 bits."""
@@ -167,7 +167,7 @@ def grams_of(words):
     return np.unique(np.array([digest(p) for p in parts], np.uint64))
 
 
-# --------------------------------------------------------------------------------------------------------------- first pass
+# ----------------------------------------------------------------------------------------------------------- first pass
 
 def measure_file(path, number, out, split, grams):
     """Write `out`/NNNNN.npz: a row for each sample of a parquet file; grams: None, or a file of `grams_of` to look for.
@@ -228,6 +228,7 @@ class Table:
         return self.__dict__["columns"][name]
 
     def at(self, i):
+        """Sample i with its image, read from its file; the rows of a Table hold what is compared first."""
         n = int(self.begins.searchsorted(i, "right")) - 1
         return self.readers[n][int(i - self.begins[n])]
 
@@ -248,7 +249,7 @@ def same_picture(table, i, j):
     return f"near picture (detail {error:.3f})"
 
 
-# ------------------------------------------------------------------------------------------------------------- second pass
+# ---------------------------------------------------------------------------------------------------------- second pass
 
 def keep(table, out, workers, dropped):
     """Write the samples of a table that are not in `dropped`, {sample number: reject}; prints a row for each domain."""
@@ -297,7 +298,7 @@ def dedupe(path, out, workers=None):
     return dropped
 
 
-# --------------------------------------------------------------------------------------------------------- decontamination
+# ------------------------------------------------------------------------------------------------------ decontamination
 
 def evaluation_table(against):
     """The samples of evaluation sets as columns: file, id, image (uint8 [H, W, 3]), grams, hash, colours, aspect.

@@ -5,6 +5,8 @@ syntax tree with source positions (ast; html.parser and tinycss2; expat; a SMILE
 few characters of the source, so comments and formatting survive everywhere else: a wrong colour, number, word, place or
 kind, something forgotten, and programs that do not run (`FAILING`). `mutate` draws one or more of them; refine.py makes
 training pairs of what they do.
+
+The files of the languages hold what makes an operator: a function (rng, parsed program) -> the edits to choose from.
 """
 from functools import wraps
 from xml.parsers import expat
@@ -12,7 +14,8 @@ from xml.parsers import expat
 from defects_chem import CHEM, smiles
 from defects_latex import LATEX, latex
 from defects_markup import SVG, WEB, html, svg
-from defects_python import CHART, python
+from defects_python import CHART
+from defects_tree import python
 
 # What parsers and operators raise; html.parser asserts, a number of 400 digits overflows
 UNPARSED = (SyntaxError, ValueError, RecursionError, MemoryError, AssertionError, OverflowError, expat.ExpatError)

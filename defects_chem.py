@@ -3,8 +3,8 @@ import ast
 import re
 from types import SimpleNamespace
 
-from defects_python import (added, calls, given, inner, misspelt_attribute, missing_import, name_of, numbers,
-                            numbers_in, python, rescaled, source, unclosed_bracket)
+from defects_python import misspelt_attribute, missing_import, unclosed_bracket
+from defects_tree import added, calls, given, inner, name_of, numbers, numbers_in, python, rescaled, source
 
 SMILES = re.compile(r"\[[^\]]*\]|Br|Cl|[BCNOPSFIbcnops]|%\d\d|[-=#$:/\\.()~\d]")
 READERS = {"MolFromSmiles", "loadMolecule", "loadSmarts", "loadQueryMolecule", "MolFromSmarts"}
@@ -31,15 +31,17 @@ def rewritten(p, change):
 
 
 def is_atom(token):
+    """Is a token of a SMILES an atom, in brackets or not? Bonds, digits and marks are none."""
     return token[0].isalpha() or token[0] == "["
 
 
 def chem_element(rng, p):
+    """An atom taken for another element. No edit where none of them is in SWAPS."""
     return rewritten(p, lambda t, i: [*t[:i], rng.choice(SWAPS[t[i]]), *t[i + 1:]] if t[i] in SWAPS else None)
 
 
 def chem_bond(rng, p):
-    """Double -> single, triple -> double, single -> double."""
+    """A bond of another order: double -> single, triple -> double, single -> double."""
     def change(t, i):
         if t[i] in "=#":
             return [*t[:i], {"=": "", "#": "="}[t[i]], *t[i + 1:]]
@@ -93,7 +95,7 @@ def chem_ring(rng, p):
 
 
 def chem_size(rng, p):
-    """The size of the drawing."""
+    """Another size of the drawing; one without a size gets one."""
     sizes = numbers(p, {"size", "subImgSize", "molSize", "width", "height", "molsPerRow"})
     for call in p.nodes:
         if isinstance(call, ast.Call) and re.search("Draw2D|setOption|thumbnail|resize", name_of(call)):
@@ -106,7 +108,7 @@ def chem_size(rng, p):
 
 
 def broken_smiles(rng, p):
-    """A ring or a branch is not closed."""
+    """Fails: a ring or a branch is not closed."""
     return rewritten(p, lambda t, i: t[:i] + t[i + 1:] if t[i].isdigit() or t[i] in "()" else None)
 
 

@@ -59,7 +59,7 @@ def latex(code):
     return SimpleNamespace(code=code, tokens=tokens)
 
 
-# ------------------------------------------------------------------------------------------------------ places in a program
+# -------------------------------------------------------------------------------------------------- places in a program
 
 def enclosing(t):
     """The tokens that open the groups a token is in, innermost first."""
@@ -68,7 +68,7 @@ def enclosing(t):
 
 
 def options(p):
-    """[(start, end, text, opener)] of the items of option lists: [...] and {...} after `style=`."""
+    """Yields (start, end, text, opener) of the items of option lists: [...] and {...} after `style=`."""
     named = re.compile(r"(style\s*=|\\tikzset|\\pgfplotsset)\s*$")
     for o in p.tokens:
         style = o.text == "{" and named.search(p.code[max(0, o.start - 20):o.start])
@@ -81,7 +81,7 @@ def options(p):
 
 
 def statements(p, names=STATEMENTS):
-    """[(command, its semicolon)]"""
+    """Yields (command, its semicolon), both tokens, of the paths and nodes of pictures."""
     for i, t in enumerate(p.tokens):
         if t.text in names:
             end = next((u for u in p.tokens[i:] if u.text == ";" and u.opener is t.opener), None)
@@ -110,9 +110,10 @@ def rescaled(rng, start, number):
     return [(start + number.start(), start + number.end(), scaled(rng, number[0]))]
 
 
-# --------------------------------------------------------------------------------------------------------------- operators
+# ------------------------------------------------------------------------------------------------------------ operators
 
 def latex_colour(rng, p):
+    """A wrong colour in options or a colour command; a drawn path or node gets another one. No edit without any."""
     commands = ("\\color", "\\textcolor", "=", "\\pagecolor", "\\tikzset", "\\colorbox")
     for t in p.tokens:
         if t.kind == "word" and t.text in TEX_COLOURS:
@@ -122,6 +123,7 @@ def latex_colour(rng, p):
 
 
 def latex_coordinate(rng, p):
+    """A coordinate or its angle misread, within pictures. No edit without numbers in (x,y) or (angle:radius)."""
     for t in p.tokens:
         before, o = p.code[t.start - 1], t.opener
         place = t.drawn and not t.math and o and o.text == "(" and any(u.text in ",:" for u in o.items)
@@ -150,13 +152,14 @@ def latex_text(rng, p):
 
 
 def latex_arrow(rng, p):
-    """Dropped, turned round, or of another kind."""
+    """An arrow turned round, of another kind, or a plain line."""
     for a, b, text, _ in options(p):
         if re.fullmatch(r"[\w.>|<']*-[\w.>|<']*", text) and re.search(r"[<>|]|(?i:stealth|latex|to\b)", text):
             yield [(a, b, other(rng, text, ("->", "<-", "-", "<->")))]
 
 
 def latex_line(rng, p):
+    """A line of another width or dash; paths and plots get one more option. No edit without any."""
     for a, b, text, _ in options(p):
         for group in (WIDTHS, DASHES):
             if text in group:
@@ -167,6 +170,7 @@ def latex_line(rng, p):
 
 
 def latex_dropped(rng, p):
+    """A path or node forgotten. No edit for a named node that others refer to, nor without a semicolon."""
     for t, end in statements(p):
         names = re.findall(r"\(([A-Za-z]\w*)\)", p.code[t.start:end.end]) if t.text == "\\node" else ()
         if any(len(re.findall(rf"\b{name}\b", p.code)) > 1 for name in names):
@@ -177,6 +181,7 @@ def latex_dropped(rng, p):
 
 
 def latex_scale(rng, p):
+    """A number misread that scales, turns, shifts or sizes; pictures get a scale. No edit without any."""
     sizes = re.compile(r"([xy]?scale|[xyz]|rotate|[xy]?shift|width|height|node distance|text width|font)\s*=")
     for a, _, text, _ in options(p):
         if sizes.match(text) and (m := re.search(r"\d+\.?\d*", text)):
@@ -198,7 +203,7 @@ def latex_option(rng, p):
 
 
 def latex_place(rng, p):
-    """On the other side: above, below, left, right, north, ..."""
+    """Something on the other side: above and below, left and right, north and south, east and west."""
     for t in p.tokens:
         for pair in (("above", "below"), ("left", "right"), ("north", "south"), ("east", "west")):
             if t.text in pair and t.drawn and not t.math and any(o.text in "[(" for o in enclosing(t)):
@@ -231,12 +236,12 @@ def latex_library(rng, p):
 
 
 def latex_brace(rng, p):
-    """Fails."""
+    """Fails: a brace forgotten."""
     return (replaced(t, "") for t in p.tokens if t.text in ("{", "}"))
 
 
 def latex_command(rng, p):
-    """Fails."""
+    """Fails: a command misspelt."""
     for t in p.tokens:
         if t.kind == "command" and len(t.text) > 3 and t.body and t.text[-1].isalpha():
             yield [(t.start + 1, t.end, misspelt(rng, t.text[1:]))]

@@ -15,7 +15,7 @@ HIDDEN = ("head", "defs", "clipPath", "style", "script", "title", "meta", "link"
 ATTRIBUTE = re.compile(r"""\s([^\s=/>"']+)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s>"']+))?""")
 
 
-# ----------------------------------------------------------------------------------------------------------------- parsing
+# -------------------------------------------------------------------------------------------------------------- parsing
 
 def tree_of(code, events):
     """Events (kind, tag, start, end) in order -> code, elements and styles (the CSS declarations).
@@ -132,7 +132,7 @@ def svg(code):
     return tree_of(code, events)
 
 
-# ------------------------------------------------------------------------------------------------------ places in a program
+# -------------------------------------------------------------------------------------------------- places in a program
 
 def valued(t, pattern):
     """[(start, end, text)] of the attribute values whose names match."""
@@ -160,7 +160,7 @@ def css_words(rng, t, pattern, *groups):
 
 
 def whole(elements):
-    """Those that are drawn and closed."""
+    """Those of the elements that are drawn and closed: not what HIDDEN holds, nor the whole page or SVG."""
     no_node = (*HIDDEN, "html", "body", "svg")
     return [e for e in elements if e.end and e.tag not in no_node and e.parent.tag not in HIDDEN]
 
@@ -175,13 +175,15 @@ def given(element, text):
     return [(element.named, element.named, f" {text}")]
 
 
-# ------------------------------------------------------------------------------------------------------------ pages and SVG
+# -------------------------------------------------------------------------------------------------------- pages and SVG
 
 def node_dropped(rng, t):
+    """An element forgotten with all that is in it. No edit where none is drawn and closed."""
     return ([(e.start, e.end, "")] for e in whole(t.elements))
 
 
 def node_duplicated(rng, t):
+    """An element twice, one behind the other. No edit where none is drawn and closed."""
     return ([(e.end, e.end, "\n" + t.code[e.start:e.end])] for e in whole(t.elements))
 
 
@@ -194,6 +196,7 @@ def node_swapped(rng, t):
 
 
 def node_text(rng, t):
+    """A text misread. No edit without text, or where it holds entities."""
     for e in whole(t.elements):
         if all(c.end for c in e.children):
             edges = [e.opened, *(x for c in e.children for x in (c.start, c.end)), e.closing]
@@ -205,7 +208,7 @@ def node_text(rng, t):
 
 
 def node_colour(rng, t):
-    """Of a CSS declaration or an attribute; an SVG shape without one gets one."""
+    """A wrong colour, of a CSS declaration or an attribute; an SVG shape without one gets one."""
     for d in t.styles:
         if re.search("color|background|border|fill|stroke|shadow|outline|^--", d.name):
             for token, a, b in d.tokens:
@@ -232,13 +235,15 @@ def node_attribute(rng, t):
                     yield [(a, b, "")]
 
 
-# ------------------------------------------------------------------------------------------------------------------- pages
+# ---------------------------------------------------------------------------------------------------------------- pages
 
 def web_font_size(rng, t):
+    """Type, its lines or its spacing larger or smaller. No edit where the CSS gives no such number."""
     return css_numbers(rng, t, "font-size|font|line-height|letter-spacing")
 
 
 def web_font_style(rng, t):
+    """Another weight, slant, case or family, or another element, as p for h3. No edit without any of these."""
     yield from css_words(rng, t, "font.*|text.*", "bold normal", "600 400", "700 400", "500 800", "italic normal",
                          "uppercase none lowercase", "underline none", "sans-serif serif monospace")
     others = {"h1": "h3", "h2": "h4", "h3": "p", "strong": "span", "b": "span", "p": "h3", "em": "span"}
@@ -248,12 +253,13 @@ def web_font_style(rng, t):
 
 
 def web_spacing(rng, t):
+    """A margin, padding, gap or offset misread. No edit where the CSS gives none but 0."""
     names = "(margin|padding)(-.*)?|gap|row-gap|column-gap|border-spacing|top|left|right|bottom|inset"
     return css_numbers(rng, t, names)
 
 
 def web_layout(rng, t):
-    """Direction, alignment, position."""
+    """Another direction, alignment or position of boxes and text."""
     yield from css_words(rng, t, "flex.*|display", "row column", "flex block", "grid block", "inline-block block",
                          "wrap nowrap", "inline-flex block", "none block")
     yield from css_words(rng, t, "justify-.*|align-.*|place-.*", "center flex-start flex-end",
@@ -263,6 +269,7 @@ def web_layout(rng, t):
 
 
 def web_width(rng, t):
+    """A width, height, flex or number of columns misread, in CSS or attributes. No edit without any."""
     yield from css_numbers(rng, t, "(max-|min-)?(width|height)|flex-basis|flex|grid-template-columns")
     for a, b, text in valued(t, "width|height|colspan|rowspan|cols|rows"):
         if NUMBER.fullmatch(text):
@@ -270,6 +277,7 @@ def web_width(rng, t):
 
 
 def web_border(rng, t):
+    """A border of another width, radius or style. No edit where the CSS has none."""
     yield from css_numbers(rng, t, "border.*|outline")
     yield from css_words(rng, t, "border.*", "solid dashed dotted")
 
@@ -288,26 +296,29 @@ def web_class(rng, t):
 
 
 def web_unclosed(rng, t):
+    """An end tag forgotten: what follows moves into the element. No edit where no drawn element has one."""
     return ([(e.closing, e.end, "")] for e in whole(t.elements) if e.closing < e.end)
 
 
-# --------------------------------------------------------------------------------------------------------------------- SVG
+# ------------------------------------------------------------------------------------------------------------------ SVG
 
 def set_apart(t, a, b, text):
-    """The part of an edit that writes a number, not run together with its neighbours: in a path, 7.6-1.5 and 1.5.5 are
-    two numbers each."""
+    """The part of an edit that writes a number, not run together with its neighbours.
+
+    In a path, 7.6-1.5 and 1.5.5 are two numbers each.
+    """
     before = " " if re.match(r"[\d.]", t.code[a - 1]) and text[0] != "-" else ""
     return a, b, before + text + (" " if re.match(r"[\d.]", t.code[b]) else "")
 
 
 def view_box(text):
-    """[x, y, width, height], [] where it is none."""
+    """The numbers of a view box: [x, y, width, height], [] where these are not four."""
     box = [float(n) for n in NUMBER.findall(text)]
     return box if len(box) == 4 else []
 
 
 def canvas(t):
-    """The longer side."""
+    """The longer side of an SVG: of its view box, else the largest width or height in it, else 100."""
     boxes = [view_box(text) for _, _, text in valued(t, "viewbox")[:1]]
     if boxes and boxes[0]:
         return max(boxes[0][2:])
@@ -315,12 +326,14 @@ def canvas(t):
 
 
 def svg_stroke_width(rng, t):
+    """A line thicker or thinner. No edit where no stroke-width is given."""
     for a, b, n in attribute_numbers(t, "stroke-width"):
         yield [(a, b, scaled(rng, n))]
     yield from css_numbers(rng, t, "stroke-width")
 
 
 def svg_transform(rng, t):
+    """A number of a transform misread; a shape without one is moved, shrunk or turned. No edit without either."""
     for a, b, n in attribute_numbers(t, "transform|gradienttransform"):
         yield [set_apart(t, a, b, scaled(rng, n))]
     side = canvas(t) / 8
@@ -330,6 +343,7 @@ def svg_transform(rng, t):
 
 
 def svg_viewbox(rng, t):
+    """A view box moved by an eighth, or larger or smaller. No edit where there is none."""
     for a, b, text in valued(t, "viewbox"):
         if box := view_box(text):
             x, y, w, h = box
@@ -347,10 +361,12 @@ def svg_coordinate(rng, t):
 
 
 def svg_radius(rng, t):
+    """A circle, ellipse or rounded corner of another radius. No edit where no radius is given."""
     return ([(a, b, scaled(rng, n))] for a, b, n in attribute_numbers(t, "r|rx|ry"))
 
 
 def svg_opacity(rng, t):
+    """Another opacity; a shape without one gets 0.4. No edit where there is neither."""
     for a, b, n in attribute_numbers(t, ".*opacity"):
         yield [(a, b, other(rng, n, ("0.3", "0.6", "1")))]
     for e in bare(t, "opacity"):
@@ -377,14 +393,14 @@ def svg_path(rng, t):
 
 
 def svg_unclosed(rng, t):
-    """Fails."""
+    """Fails: an end tag, or the slash of an empty element, forgotten."""
     for e in t.elements:
         if e.end:
             yield [(e.closing, e.end, "")] if e.closing < e.end else [(e.end - 2, e.end - 1, "")]
 
 
 def svg_unquoted(rng, t):
-    """Fails."""
+    """Fails: the closing quote of an attribute forgotten."""
     return ([(b - 1, b, "")] for e in t.elements for _, b, _, end in e.attributes.values() if end < b)
 
 

@@ -1,42 +1,10 @@
 """Defects of Python programs that draw charts, or fail. What an operator is: defects.py."""
 import ast
 import re
-import warnings
-from functools import lru_cache
-from types import SimpleNamespace
 
-from mistakes import COLOURS, NUMBER, is_colour, misspelt, other, recoloured, reworded, scaled
-
-
-@lru_cache(8)
-def python(code):
-    """-> code, nodes and strings: the ast nodes in source order, each with start and end (characters) and its parent.
-
-    Those within f-strings are left out: Python 3.11 misplaces them. strings: the literals that stand in the source as
-    they are, without escapes or joins. Raises SyntaxError, ValueError, RecursionError or MemoryError for what is none.
-    """
-    if "\r" in code.replace("\r\n", ""):
-        raise ValueError("ast takes a bare carriage return for a line's end")
-    lines, starts, nodes = code.split("\n"), [0], []
-    for line in lines:
-        starts.append(starts[-1] + len(line) + 1)
-    place = lambda line, column: starts[line - 1] + len(lines[line - 1].encode()[:column].decode())  # ast counts bytes
-
-    def visit(node, parent):
-        node.parent = parent
-        if getattr(node, "end_lineno", None):
-            node.start, node.end = place(node.lineno, node.col_offset), place(node.end_lineno, node.end_col_offset)
-            nodes.append(node)
-        for child in () if isinstance(node, ast.JoinedStr) else ast.iter_child_nodes(node):
-            visit(child, node)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        visit(ast.parse(code), None)
-    strings = [n for n in nodes if is_text(n) and n.value
-               and code[n.start:n.end].strip("rbuRBU").strip("'\"") == n.value]
-    return SimpleNamespace(code=code, nodes=nodes, strings=strings)
-
+from defects_tree import (added, alone, calls, dropped, followed, given, inner, is_number, is_text, keywords, listed,
+                          name_of, numbers, numbers_in, removed, renamed, rescaled, source, swapped)
+from mistakes import COLOURS, is_colour, misspelt, other, recoloured, reworded
 
 PLOTS = set("""plot scatter bar barh hist fill_between errorbar step stem pie boxplot violinplot stackplot fill semilogy
     semilogx loglog contour contourf imshow pcolormesh pcolor hexbin hist2d tripcolor tricontour tricontourf
@@ -52,65 +20,11 @@ LINE_STYLE = {"linestyle", "ls", "linestyles"}
 LINES = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dashdot"}
 
 
-# ---------------------------------------------------------------------------------------------------- what is in a program
-
-def source(p, node):
-    return p.code[node.start:node.end]
-
-
-def is_text(node):
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
-
-
-def is_number(node):
-    return isinstance(node, ast.Constant) and type(node.value) in (int, float)
-
-
-def listed(node):
-    """-> (what holds a node, or the list or tuple that it stands in; whether it stands in one)."""
-    inside = isinstance(node.parent, (ast.List, ast.Tuple))
-    return node.parent.parent if inside else node.parent, inside
-
-
-def name_of(call):
-    return getattr(call.func, "attr", getattr(call.func, "id", ""))
-
-
-def calls(p, names):
-    return [n for n in p.nodes if isinstance(n, ast.Call) and name_of(n) in names]
-
-
-def keywords(p, names):
-    return [n for n in p.nodes if isinstance(n, ast.keyword) and n.arg in names]
-
-
-def given(call, *names):
-    return any(k.arg in names or k.arg is None for k in call.keywords)
-
-
-def numbers_in(node):
-    return [n for n in ast.walk(node) if is_number(n)]
-
-
-def numbers(p, names):
-    """The numbers of keyword arguments of these names, also within tuples and lists."""
-    return [n for k in keywords(p, names) for n in numbers_in(k.value)]
-
+# ---------------------------------------------------------------------------------------------- what is in a chart
 
 def data_of(call):
     """The arguments of a call by position that are no texts."""
     return [a for a in call.args if not is_text(a)]
-
-
-def alone(p, call):
-    """The statement that consists of this call, where nothing else uses its value; else None."""
-    up = call.parent
-    if isinstance(up, ast.Expr):
-        return up
-    if isinstance(up, ast.Assign):
-        names = {n.id for n in ast.walk(up) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-        used = {n.id for n in p.nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-        return up if names and not used & names else None
 
 
 def formats(p):
@@ -127,19 +41,11 @@ def unformatted(p, names, *keywords_):
 
 
 def receivers(p):
-    """{source of what is plotted on: the last such call that is a statement and ends its line}"""
+    """{source of what is plotted on, no figure: the last such call that is a statement and ends its line}"""
     ends = re.compile(r"[ \t]*(\n|$)")
     found = {source(p, c.func.value): c for c in calls(p, PLOTS) if isinstance(c.parent, ast.Expr)
              and isinstance(c.func, ast.Attribute) and ends.match(p.code, c.end)}
     return {target: c for target, c in found.items() if "fig" not in target}
-
-
-# ------------------------------------------------------------------------------------------------------------------- edits
-
-def inner(p, node, new):
-    """The edit that puts `new` between the quotes of a string literal."""
-    start = node.start + source(p, node).index(node.value)
-    return [(start, start + len(node.value), new)]
 
 
 def regrouped(p, node, match, group, new):
@@ -147,50 +53,10 @@ def regrouped(p, node, match, group, new):
     return inner(p, node, node.value[:match.start(group)] + new + node.value[match.end(group):])
 
 
-def added(p, call, text):
-    """The edit that gives a call one more argument."""
-    before = p.code[:call.end - 1].rstrip()
-    return [(call.end - 1, call.end - 1, text if before[-1] in "(," else ", " + text)]
-
-
-def removed(p, statement):
-    """The edit that takes a statement out with its line, or puts `pass` where a block would be left empty."""
-    start, end = p.code.rfind("\n", 0, statement.start) + 1, p.code.find("\n", statement.end) + 1 or len(p.code)
-    own_line = not p.code[start:statement.start].strip() and re.match(r"\s*(#|$)", p.code[statement.end:end])
-    block = next(v for v in vars(statement.parent).values() if isinstance(v, list) and statement in v)
-    if own_line and (len(block) > 1 or isinstance(statement.parent, ast.Module)):
-        return [(start, end, "")]
-    return [(statement.start, statement.end, "pass")]
-
-
-def dropped(p, names):
-    """The edits that take out a call of these names."""
-    return (removed(p, alone(p, c)) for c in calls(p, names) if alone(p, c))
-
-
-def followed(p, call, line):
-    """The edit that puts a line after the one that `call` ends."""
-    indent = p.code[p.code.rfind("\n", 0, call.parent.start) + 1:call.parent.start]
-    return [(call.end, call.end, "\n" + indent + line)]
-
-
-def renamed(call, new):
-    """The edit that calls another method of the same object."""
-    return [(call.func.end - len(call.func.attr), call.func.end, new)]
-
-
-def swapped(p, a, b):
-    return [(a.start, a.end, source(p, b)), (b.start, b.end, source(p, a))]
-
-
-def rescaled(rng, p, nodes):
-    """The edits that misread one of these numbers."""
-    return [[(n.start, n.end, scaled(rng, source(p, n)))] for n in nodes if NUMBER.fullmatch(source(p, n))]
-
-
-# ------------------------------------------------------------------------------------------------------------------ charts
+# -------------------------------------------------------------------------------------------------------------- charts
 
 def chart_colour(rng, p):
+    """A wrong colour, by name or in a format string; a plot without any gets one. No edit where there is neither."""
     for n in p.strings:
         up, _ = listed(n)
         named = isinstance(up, ast.keyword) and re.search(r"colou?r|^[cf]c?$|^ec$", up.arg or "")
@@ -206,6 +72,7 @@ def chart_colour(rng, p):
 
 
 def chart_colormap(rng, p):
+    """A wrong colormap; a call that maps values and names none gets one. No edit where no values are mapped."""
     for n in p.strings:
         if re.search(r"(\bcmap\s*=\s*|colormaps\[|[gs]et_cmap\()$", p.code[max(0, n.start - 20):n.start]):
             yield inner(p, n, other(rng, n.value, MAPS))
@@ -218,6 +85,7 @@ def chart_colormap(rng, p):
 
 
 def chart_marker(rng, p):
+    """A wrong marker; a line or scatter plot without any gets one. No edit where there is neither."""
     for k in keywords(p, {"marker"}):
         if k.value in p.strings:
             yield inner(p, k.value, other(rng, k.value.value, "osx^D"))
@@ -228,7 +96,7 @@ def chart_marker(rng, p):
 
 
 def chart_line(rng, p):
-    """Style or width."""
+    """A wrong style or width of lines, or size of markers; a line that gives none gets one. No edit without any."""
     for k in keywords(p, LINE_STYLE):
         if k.value in p.strings:
             style = k.value.value
@@ -242,6 +110,7 @@ def chart_line(rng, p):
 
 
 def chart_opacity(rng, p):
+    """A wrong alpha; a plot without one gets 0.3. No edit where there is neither."""
     yield from rescaled(rng, p, [n for n in numbers(p, {"alpha"}) if n.value])
     for call in calls(p, {"plot", "scatter", "bar", "barh", "hist", "fill_between", "imshow", "contourf"}):
         if not given(call, "alpha"):
@@ -249,7 +118,7 @@ def chart_opacity(rng, p):
 
 
 def chart_data(rng, p):
-    """A number of the data, in a list or a formula."""
+    """A number of the data misread, in a list or a formula."""
     makes = re.compile(r"np\.(linspace|arange|array|random\.\w+)\b(?<!seed)")
 
     def is_data(n):
@@ -263,7 +132,7 @@ def chart_data(rng, p):
 
 
 def chart_series_swapped(rng, p):
-    """x and y of a call, or the data of two calls."""
+    """x and y of a call exchanged, or the data of two calls of one kind."""
     found = [c for c in calls(p, PLOTS - {"text", "annotate", "imshow", "add_patch", "colorbar"})
              if c.args and not any(isinstance(a, ast.Starred) for a in c.args)]
     plotted = lambda c: (data_of(c) or c.args)[:2]
@@ -276,11 +145,12 @@ def chart_series_swapped(rng, p):
 
 
 def chart_series_dropped(rng, p):
+    """A series, line, text or colour bar forgotten. No edit where the values of all such calls are used."""
     return dropped(p, PLOTS)
 
 
 def chart_legend(rng, p):
-    """Dropped or moved."""
+    """The legend forgotten or moved."""
     for call in calls(p, {"legend"}):
         places = [k.value for k in call.keywords if k.arg == "loc" and k.value in p.strings]
         if rng.random() < 0.5 and alone(p, call):
@@ -316,7 +186,7 @@ def chart_limits(rng, p):
 
 
 def chart_scale(rng, p):
-    """Linear <-> logarithmic."""
+    """An axis linear in place of logarithmic, or the other way round."""
     for call in calls(p, {"set_xscale", "set_yscale", "xscale", "yscale"}):
         if call.args and call.args[0] in p.strings:
             yield inner(p, call.args[0], other(rng, call.args[0].value, ("linear", "log")))
@@ -329,6 +199,7 @@ def chart_scale(rng, p):
 
 
 def chart_figsize(rng, p):
+    """A wrong size, dpi or ratio of subplots; a figure without a size gets one. No edit where nothing of it is made."""
     names = {"figsize", "width_ratios", "height_ratios", "figwidth", "figheight", "dpi"}
     yield from rescaled(rng, p, numbers(p, names))
     for call in calls(p, {"figure", "subplots"}):
@@ -337,7 +208,7 @@ def chart_figsize(rng, p):
 
 
 def chart_bars(rng, p):
-    """Width, or bars not stacked where they should be."""
+    """Bars, boxes or violins of another width, or not stacked where they should be."""
     for call in calls(p, {"bar", "barh", "hist", "violinplot", "boxplot"}):
         names = {"barh": "height", "hist": "rwidth", "violinplot": "widths", "boxplot": "widths"}
         width = names.get(name_of(call), "width")
@@ -350,6 +221,7 @@ def chart_bars(rng, p):
 
 
 def chart_type(rng, p):
+    """The same data as another kind of chart. No edit without a kind that has another with its arguments."""
     others = {"bar": "barh", "barh": "bar", "contourf": "contour", "contour": "contourf", "boxplot": "violinplot",
               "step": "plot", "pcolormesh": "contourf", "stem": "plot", "semilogy": "plot", "stackplot": "plot",
               "fill": "plot", "scatter": "plot", "plot": "step"}
@@ -366,7 +238,7 @@ def chart_type(rng, p):
 
 
 def chart_grid(rng, p):
-    """Dropped, or added where there is none."""
+    """The grid forgotten, or added where there is none."""
     yield from dropped(p, {"grid"})
     if not calls(p, {"grid"}):
         for target, call in receivers(p).items():
@@ -374,6 +246,7 @@ def chart_grid(rng, p):
 
 
 def chart_font_size(rng, p):
+    """A wrong font size; a title, label, text or legend without one gets 6, 16 or 20. No edit without any."""
     yield from rescaled(rng, p, numbers(p, {"fontsize", "labelsize", "font_size", "titlesize", "size"}))
     for call in calls(p, TEXTS - {"update_layout", "add_annotation", "set_label"}):
         if not given(call, "fontsize", "size", "prop", "fontdict"):
@@ -381,6 +254,7 @@ def chart_font_size(rng, p):
 
 
 def chart_rotation(rng, p):
+    """Ticks, labels, a pie or a 3D view at a wrong angle; ticks and labels without one get one. No edit without any."""
     for n in numbers(p, {"rotation", "labelrotation", "startangle", "azim", "elev"}):
         yield [(n.start, n.end, other(rng, source(p, n), ("0", "30", "90")))]
     for call in calls(p, {"set_xticks", "xticks", "set_xticklabels", "set_xlabel", "set_ylabel", "xlabel", "ylabel",
@@ -410,9 +284,10 @@ def chart_subplots(rng, p):
             yield [(n.start, n.end, b) for n in slices[a]] + [(n.start, n.end, a) for n in slices[b]]
 
 
-# ------------------------------------------------------------------------------------------------------ programs that fail
+# --------------------------------------------------------------------------------------------------- programs that fail
 
 def missing_import(rng, p):
+    """Fails: an import forgotten, one of whose names is used. No edit where there is none."""
     used = {n.id for n in p.nodes if isinstance(n, ast.Name)}
     for n in p.nodes:
         if isinstance(n, (ast.Import, ast.ImportFrom)):
@@ -421,24 +296,26 @@ def missing_import(rng, p):
 
 
 def misspelt_keyword(rng, p):
-    """Fails where the function has no such argument."""
+    """Fails where the function has no such argument: a keyword misspelt."""
     for k in p.nodes:
         if isinstance(k, ast.keyword) and k.arg:
             yield [(k.start, k.start + len(k.arg), misspelt(rng, k.arg))]
 
 
 def misspelt_attribute(rng, p):
+    """Fails: the name of a method misspelt. No edit without calls such as a.b()."""
     for n in p.nodes:
         if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute):
             yield renamed(n, misspelt(rng, n.func.attr))
 
 
 def unequal_length(rng, p):
-    """A value forgotten in a list: fails where another one has its length."""
+    """Fails where another list has its length: the last value of a list forgotten. No edit without lists of three."""
     return ([(n.elts[-2].end, n.elts[-1].end, "")] for n in p.nodes if isinstance(n, ast.List) and len(n.elts) > 2)
 
 
 def unclosed_bracket(rng, p):
+    """Fails: the last bracket of a call or a list forgotten. No edit without any."""
     return ([(n.end - 1, n.end, "")] for n in p.nodes if isinstance(n, (ast.Call, ast.List)) and n.end)
 
 

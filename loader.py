@@ -159,9 +159,10 @@ class Prompts:
 
 
 def held_out_samples(path, measure, limit, most=128, answer=True):
-    """The first usable Samples of a shuffled held-out set, at most `most`.
+    """The first usable Samples of a held-out set in a fixed random order, at most `most`.
 
-    measure: list of Sample -> tokens of each, of which one has at most `limit`; answer: whether it must have one.
+    measure: list of Sample -> tokens of each; one of more than `limit` is passed over; answer: whether a sample must
+    have one. Raises SystemExit as `Corpus`.
     """
     corpus, found = Corpus(path), []
     for i in corpus.order(0, 0):

@@ -1,4 +1,6 @@
-"""Metrics between two images and two programs that share no code with reward.py: gains are not graded by their own teacher.
+"""Metrics between two images and two programs: gains are not graded by their own teacher.
+
+They share no code with reward.py.
 
     side = working_side(target)                                                       # images: uint8 [H, W, 3]
     outside_metrics(look(target, side), look(render, side))["outside"]                # 1 for equal images
@@ -32,7 +34,11 @@ def letterbox(image, side):
 
 
 def look(image, side):
-    """What the metrics need of one image, uint8 [H, W, 3], at S = `side` pixels; tolerances are fractions of it."""
+    """What `outside_metrics` needs of one image, uint8 [H, W, 3], at S = `side` pixels; tolerances are fractions of it.
+
+    rgb [S, S, 3]; gray [S, S]; near_ink, edges, near_edges: bool [S, S]; lab [1 + C, 3]: the background's colour, then
+    up to 8 of the ink; mass [C], which sums to 1: shares of the ink; small [24 * 24 * 3], with mean 0.
+    """
     rgb = letterbox(image, side)  # [S, S, 3]
     bins = (rgb.reshape(-1, 3) >> 3).astype(int) @ (1024, 32, 1)  # [S * S]
     ground = rgb.reshape(-1, 3)[bins == np.bincount(bins).argmax()].mean(0)  # [3]: the most frequent colour
@@ -48,12 +54,14 @@ def look(image, side):
     gray = rgb @ np.array((0.299, 0.587, 0.114))
     edges = np.hypot(ndimage.sobel(gray, 0), ndimage.sobel(gray, 1)) > 100
     small = np.asarray(Image.fromarray(rgb).resize((24, 24), Image.BOX), dtype=float).ravel()
-    return {"rgb": rgb, "gray": gray, "near_ink": ndimage.maximum_filter(ink, 2 * max(1, round(5 * side / SIDE)) + 1),
-            "edges": edges, "near_edges": ndimage.maximum_filter(edges, 2 * max(1, round(2 * side / SIDE)) + 1),
-            "lab": rgb2lab(np.concatenate([ground[None], colours])[None] / 255)[0], "mass": mass, "small": small - small.mean()}
+    within = lambda mask, pixels: ndimage.maximum_filter(mask, 2 * max(1, round(pixels * side / SIDE)) + 1)
+    return {"rgb": rgb, "gray": gray, "near_ink": within(ink, 5), "edges": edges, "near_edges": within(edges, 2),
+            "lab": rgb2lab(np.concatenate([ground[None], colours])[None] / 255)[0], "mass": mass,
+            "small": small - small.mean()}
 
 
 def f1(precision, recall):
+    """Harmonic mean of precision and recall, 0 to 1 each; 0 where both are 0."""
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
@@ -79,8 +87,9 @@ def outside_metrics(a, b):
         palette = f1((colours[i, j] * b["mass"][j]).sum(), (colours[i, j] * a["mass"][i]).sum())
     x, y = a["small"], b["small"]
     norm = math.sqrt((x @ x) * (y @ y))
+    lowres = max(0, x @ y / norm) if norm > 1e-6 else x @ x < 1e-6 > y @ y  # of one colour: are both?
     parts = {"masked_ssim": local[mask].mean() if mask.any() else local.mean(), "edge_f1": edge,
-             "palette": palette * alike[0, 0], "lowres": max(0, x @ y / norm) if norm > 1e-6 else (x @ x < 1e-6 > y @ y)}
+             "palette": palette * alike[0, 0], "lowres": lowres}
     parts["outside"] = sum(parts.values()) / 4
     parts["ssim"] = structural_similarity(a["rgb"], b["rgb"], channel_axis=2, win_size=7, data_range=255)
     return {k: float(v) for k, v in parts.items()}

@@ -36,6 +36,7 @@ def recoloured(rng, old):
 
 
 def is_colour(text):
+    """Is a value a CSS colour that can be seen? None, currentColor and transparent ones are none."""
     return isinstance(text, str) and isinstance(parse_color(text), tuple) and parse_color(text)[3] > 0
 
 

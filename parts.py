@@ -31,6 +31,7 @@ class Writer:
         self.temporary = self.path.with_name(self.path.name + ".tmp")
 
     def add(self, sample):
+        """Take a Sample; data.ROW_GROUP of them, or FLUSH bytes of their images, are written as a row group."""
         self.rows.append(sample)
         self.count += 1
         self.bytes += len(sample.image)
@@ -38,6 +39,7 @@ class Writer:
             self.flush()
 
     def flush(self):
+        """Write the samples that wait, at least one, as a row group."""
         import pyarrow.parquet as pq
         table, repeated = data.table_of(self.rows), ["domain", "language", "task", "source"]
         if self.file is None:
@@ -47,6 +49,7 @@ class Writer:
         self.rows, self.bytes = [], 0
 
     def close(self):
+        """Write what waits and put the file in its place; without a sample there is none afterwards."""
         if self.rows:
             self.flush()
         if self.file:
@@ -75,7 +78,10 @@ def finished(out, number, wanted):
 
 
 def finish(out, number, record, rejects):
-    """Write the rejected rows of a part, then, last of all, its record: what has none is done again."""
+    """Write the rejected rows of a part, then, last of all, its record: what has none is done again.
+
+    -> the record with "rejected", a Counter of the reasons.
+    """
     done = out / ".done" / f"{number:05d}.json"
     done.parent.mkdir(parents=True, exist_ok=True)
     done.with_suffix(".rejects.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rejects))

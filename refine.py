@@ -38,7 +38,7 @@ def visible(a, b):
 
 
 def edit_share(a, b):
-    """Characters that two programs do not share, as a fraction of the longer one."""
+    """Characters of the longer of two programs that the other does not share, as a fraction of it: 0 to 1."""
     words = [re.findall(r"\w+|\W", code) for code in (a, b)]
     long = max(map(len, words)) > 2000  # it takes the square of that without autojunk
     matcher = SequenceMatcher(None, *words, autojunk=long)
@@ -202,7 +202,8 @@ def refine_samples(path, out, only=False, predictions=None, correct=0.07, seed=0
     """Write refinement samples, and unless `only` the samples they are made of, to the same splits below `out`.
 
     predictions: a predictions.jsonl of eval.py, whose wrong answers become defects too; correct: share of programs
-    without a defect; timeout: seconds for a program. Prints what became of samples, operators and predictions.
+    without a defect; timeout: seconds for a program. Prints what became of samples, operators and predictions. Raises
+    SystemExit with one line where the predictions cannot be read.
     """
     out, predictions = Path(out), predictions and Path(predictions)
     if predictions:

@@ -44,6 +44,7 @@ def draw_scene(rng, domain, low, high, sizes):
 
 
 def chem_code(scene):
+    """An RDKit program of 64 x 64 pixels; places of the core that no group takes hold hydrogen."""
     core, groups = scene
     smiles = core.format(*(f"({group})" for group in groups), "")
     return ("from rdkit import Chem\nfrom rdkit.Chem import Draw\n"
@@ -51,6 +52,7 @@ def chem_code(scene):
 
 
 def chart_code(scene):
+    """A matplotlib program of 64 x 64 pixels without axes: bars of the values 1 to 8 in a range of 0 to 9."""
     kind, bars = scene
     n = len(bars)
     places, values = ", ".join(str(i + 1) for i in range(n)), ", ".join(str(v) for v, _ in bars)
@@ -67,6 +69,7 @@ def corners_of(x, y, w, h):
 
 
 def web_code(scene):
+    """A page of absolutely placed divs, round ones for circles; its scenes have no triangles."""
     lines = []
     for kind, x, y, w, h, colour in scene:
         radius = ";border-radius:50%" if kind == "circle" else ""
@@ -77,6 +80,7 @@ def web_code(scene):
 
 
 def latex_code(scene):
+    """A TikZ picture in units of one pixel, y downwards as on the canvas."""
     lines = []
     for kind, x, y, w, h, colour in scene:
         if kind == "rect":
@@ -92,6 +96,7 @@ def latex_code(scene):
 
 
 def svg_code(scene):
+    """A rect, circle or polygon for each element, in canvas units."""
     lines = []
     for kind, x, y, w, h, colour in scene:
         if kind == "rect":

@@ -1,11 +1,11 @@
-"""From answers to the files of a scored run: programs are rendered, judged beside baselines, and written; no model and no torch.
+"""From answers to the files of a scored run: programs are rendered and judged beside baselines; no model and no torch.
 
     from scoring import Answer, judge, score_predictions, workshop        # as eval.py and search.py do
 
 `judge` looks at the answers to one item; `score_predictions` carries all items through renderer, judges and encoders.
 
-Baselines: a blank canvas, a random other sample of the same language and domain, and for the refine task the defective code as
-given. They depend on the data alone, so a run takes them from one beside it.
+Baselines: a blank canvas, a random other sample of the same language and domain, and for the refine task the defective
+code as given. They depend on the data alone, so a run takes them from one beside it.
 """
 import contextlib
 import hashlib
@@ -42,7 +42,7 @@ def code_of(text, language):
     return extract_code(text, language)[0]
 
 
-# ---------------------------------------------------------------------------------------------------------------- judging
+# -------------------------------------------------------------------------------------------------------------- judging
 
 class Answer(NamedTuple):
     """An answer to an item, drawn: what `judge` looks at."""
@@ -55,9 +55,10 @@ class Answer(NamedTuple):
 def judge(target_png, language, reference, answers, right=None, slow=False):
     """Score a list of Answer to one item with the target `target_png` (bytes).
 
-    reference: the code known to be right, None or "" where there is none; right: its Render, where the metrics of the domain are
-    asked for; slow: add EMS to LaTeX. Returns a dict per answer with the parts of the reward, the outside metrics (all NaN where
-    our renderer failed), status, message and `domain`, the metrics of the domain (none without `right`).
+    reference: the code known to be right, None or "" where there is none; right: its Render, where the metrics of the
+    domain are asked for; slow: add EMS to LaTeX. Returns a dict per answer with the parts of the reward, the outside
+    metrics (all NaN where our renderer failed; `code` NaN without a reference), status, message and `domain`, the
+    metrics of the domain (none without `right`).
     """
     target = np.asarray(data.open_image(data.Sample("", "", target_png)))  # [H, W, 3]
     side = working_side(target)
@@ -81,9 +82,10 @@ def judge(target_png, language, reference, answers, right=None, slow=False):
 
 @contextlib.contextmanager
 def workshop(workers=None, timeout=10.0, unsafe=False, cache=0):
-    """Context: a Renderer (its arguments), a pool of processes that judge, and threads, four times as many, that wait for both.
+    """Context: a Renderer (its arguments), a pool of as many processes that judge, and threads that wait for both.
 
-    The threads bound how many renders lie in memory. Left by an exception, nothing that still runs is waited for.
+    The threads, four times as many, bound how many renders lie in memory. Left by an exception, nothing that still runs
+    is waited for.
     """
     with Renderer(workers, timeout, unsafe, cache) as renderer, \
             cli.Pool(renderer.workers, start_scorer) as pool, \
@@ -96,7 +98,7 @@ def workshop(workers=None, timeout=10.0, unsafe=False, cache=0):
             raise
 
 
-# -------------------------------------------------------------------------------------------------------------- baselines
+# ------------------------------------------------------------------------------------------------------------ baselines
 
 @dataclass
 class Candidate:
@@ -123,7 +125,8 @@ def baselines_of(samples):
             other = random.Random(s.id).choice(others)
             picture = Render(np.asarray(data.open_image(other)), "ok")
             drawn_by = code_of(other.answer, s.language), (other.width, other.height)
-            mine["other"] = Candidate(other.answer or data.fenced(s.language, "other"), picture=picture, drawn_by=drawn_by)
+            answer = other.answer or data.fenced(s.language, "other")
+            mine["other"] = Candidate(answer, picture=picture, drawn_by=drawn_by)
         if s.task == "refine" and (code := code_of(s.prompt, s.language)) is not None:
             mine["copy"] = Candidate(data.fenced(s.language, code))
         return mine
@@ -132,12 +135,14 @@ def baselines_of(samples):
 
 
 def known_baselines(samples, out, slow=False, encoders=()):
-    """(fingerprint of all that the baselines depend on, their rows from OUT or a run beside it, None if there are none)."""
+    """-> (fingerprint of all that the baselines depend on, their rows from OUT or a run beside it, or None)."""
     files = ("charts.py", "chromium.py", "domain.py", "drawing.py", "encoder.py", "latex.py", "metrics.py", "render.py",
              "reward.py", "scoring.py", "server.py", "texts.py", "traced.py")
-    digest = hashlib.sha256(b"".join((Path(__file__).parent / f).read_bytes() for f in files) + repr((slow, *encoders)).encode())
+    source = b"".join((Path(__file__).parent / f).read_bytes() for f in files)
+    digest = hashlib.sha256(source + repr((slow, *encoders)).encode())
     for s in samples:
-        digest.update(repr((s.id, s.language, s.task, s.prompt, s.answer, len(s.image))).encode(errors="replace") + s.image)
+        fields = repr((s.id, s.language, s.task, s.prompt, s.answer, len(s.image)))
+        digest.update(fields.encode(errors="replace") + s.image)
     first = json.dumps({"fingerprint": digest.hexdigest()}).encode()
     for file in filter(Path.is_file, (out / "baselines.jsonl", *sorted(out.parent.glob("*/baselines.jsonl")))):
         with open(file, "rb") as f:
@@ -147,7 +152,7 @@ def known_baselines(samples, out, slow=False, encoders=()):
     return digest.hexdigest(), None
 
 
-# ------------------------------------------------------------------------------------------------------ predictions -> files
+# ------------------------------------------------------------------------------------------------- predictions -> files
 
 def settled(job):
     """The Render of a Future; anything else is settled already."""
@@ -158,26 +163,37 @@ class Scorer:
     """Carries items through renderer, judges and encoders; threads may share it."""
 
     def __init__(self, renderer, pool, folder, slow, encoders):
-        """renderer, pool: of a `workshop`; folder: where pictures go; slow: as in `judge`, and UniSVG's SSIM; encoders: {kind: Encoder}."""
+        """renderer, pool: of a `workshop`; folder: where pictures go; encoders: {kind: Encoder}.
+
+        slow: as in `judge`, and UniSVG's SSIM.
+        """
         self.renderer, self.pool, self.folder, self.slow, self.encoders = renderer, pool, folder, slow, encoders
         self.turn = Lock()  # the encoders exist once, in this process
 
     def item(self, number, sample, asked, baselines):
-        """Rows of the predictions [(mode, k, object)] for Sample `number` and of its baselines {name: Candidate}; keeps its pictures."""
+        """Score what was predicted for Sample `number`, asked [(mode, k, object)], and its baselines {name: Candidate}.
+
+        -> (rows of the predictions, rows of the baselines). The pictures of the first GALLERY samples are kept.
+        """
         if number < GALLERY:
             (self.folder / f"{number:05d}-target.png").write_bytes(data.png(np.asarray(data.open_image(sample))))
         first = {row["response"] for _, k, row in asked if k == 0} if number < GALLERY else ()
         answers = list(dict.fromkeys(row["response"] for _, _, row in asked))  # equal ones are scored once
-        candidates = [Candidate(a, self.folder / f"{number:05d}-{n}.png" if a in first else None) for n, a in enumerate(answers)]
+        candidates = [Candidate(a, self.folder / f"{number:05d}-{n}.png" if a in first else None)
+                      for n, a in enumerate(answers)]
         scored = self.scored(sample, [*candidates, *baselines.values()])
         of = {c.response: {**row, "render": f"renders/{c.path.name}" if c.path and row["status"] == "ok" else None}
               for c, row in zip(candidates, scored)}
         rows = [{"id": sample.id, "mode": mode, "k": k, **of[row["response"]], "finish": row.get("finish"),
                  "tokens": row.get("tokens"), "response": row["response"]} for mode, k, row in asked]
-        return rows, [{"id": sample.id, "mode": name, "k": 0, **row} for name, row in zip(baselines, scored[len(answers):])]
+        compared = zip(baselines, scored[len(answers):])
+        return rows, [{"id": sample.id, "mode": name, "k": 0, **row} for name, row in compared]
 
     def scored(self, sample, candidates):
-        """A row of metrics per Candidate of one Sample."""
+        """A dict per Candidate of one Sample: what `judge` returns, metrics by encoders, and `copied`.
+
+        copied: whether the answer is the defective code of the prompt, None where there is none.
+        """
         reference = code_of(sample.answer, sample.language)
         defective = code_of(sample.prompt, sample.language) if sample.task == "refine" else None
         answers, right = self.draw(sample, reference, candidates)
@@ -190,7 +206,10 @@ class Scorer:
         return rows
 
     def draw(self, sample, reference, candidates):
-        """Render the candidates of one Sample: (list of Answer, Render of the code `reference`, None where no metric needs it)."""
+        """Render the candidates of one Sample and the code `reference`.
+
+        -> (list of Answer, Render of the reference, or None where no metric needs it)
+        """
         language, size = sample.language, (sample.width, sample.height)
         inspect = bool(reference) and domain.domain_of(language, reference) in ("chart", "web")
         submit = lambda code, size: None if code is None else self.renderer.submit(language, code, size, inspect)
@@ -221,12 +240,12 @@ class Scorer:
 
 
 def score_predictions(samples, found, out, workers=None, timeout=10.0, unsafe=False, slow=False, encoders=()):
-    """Render and score predictions {(id, mode, k): object} of Samples; write items, scores, baselines and renders to OUT.
+    """Render and score predictions {(id, mode, k): object}; write items, scores, baselines and renders to OUT.
 
-    Equal answers to an item are scored once, equal programs rendered once. slow: with UniSVG's SSIM and Image2Struct's EMS;
-    encoders: see domain.load_encoders. What OUT held stays as it was until all is scored. Returns (rows of scores.jsonl, how
-    renders were confined). Raises RuntimeError where programs cannot be confined, a judging process was killed, or our renderer
-    failed on every prediction.
+    Equal answers to an item are scored once, equal programs rendered once. slow: with UniSVG's SSIM and Image2Struct's
+    EMS; encoders: see domain.load_encoders. What OUT held stays as it was until all is scored. Returns (rows of
+    scores.jsonl, how renders were confined). Raises RuntimeError where programs cannot be confined, a judging process
+    was killed, or our renderer failed on every prediction.
     """
     by_item, rows = defaultdict(list), []
     for (id_, mode, k), row in sorted(found.items()):
@@ -242,7 +261,8 @@ def score_predictions(samples, found, out, workers=None, timeout=10.0, unsafe=Fa
         with workshop(workers, timeout, unsafe, cache) as (renderer, pool, threads):
             scorer = Scorer(renderer, pool, folder, slow, domain.load_encoders(encoders))
             one = lambda i: scorer.item(i, samples[i], by_item[samples[i].id], baselines(samples[i]))
-            for mine, base in tqdm(threads.map(one, range(len(samples))), "score", len(samples), unit="item", mininterval=1):
+            scored = threads.map(one, range(len(samples)))
+            for mine, base in tqdm(scored, "score", len(samples), unit="item", mininterval=1):
                 rows += mine
                 compared += base
         if all(row["status"] == "infra" for row in rows):

@@ -2,13 +2,18 @@
 
     from stats import load_runs, score_table        # as eval.py and report.py do
 
-A *run* is what `eval.py` left in a directory. In memory it is a dict: `dir`, `label`, `counts` (a sentence), `benchmark`, `rows` (of
-scores.jsonl), `items` {id: object of items.jsonl}, `means` (see `item_means`), `table` (see `summarise`) and `absent`, how many
-answers a metric of a domain could not be computed for: Counter of (domain, mode, metric). A *table* is (head, rows), all strings;
-a row whose first cell is not empty begins a group.
+A *run* is what `eval.py` left in a directory. In memory it is a dict:
+    dir, label        its directory; its name in tables
+    counts            a sentence: how many predictions, for how many items, with which statuses
+    benchmark         the name of the benchmark that its data is, or None
+    rows              of scores.jsonl
+    items             {id: object of items.jsonl}
+    means, table      see `item_means` and `summarise`
+    absent            Counter of (domain, mode, metric): answers for which a metric could not be computed
+A *table* is (head, rows), all strings; a row whose first cell is not empty begins a group.
 
-Standard errors are over items: the answers to an item are averaged first. Runs are compared over the items that all of them
-answered, with paired bootstrap intervals (Efron & Tibshirani 1993, ch. 16).
+Standard errors are over items: the answers to an item are averaged first. Runs are compared over the items that all of
+them answered, with paired bootstrap intervals (Efron & Tibshirani 1993, ch. 16).
 
 Left out: corrections for looking at many differences at once.
 """
@@ -35,7 +40,7 @@ BASELINES = {"blank": "blank canvas", "other": "random other", "copy": "copy inp
 MOST_SOURCES = 12  # real data names a file for each image: more sources than this are no groups
 
 
-# ------------------------------------------------------------------------------------------------------------------ files
+# ---------------------------------------------------------------------------------------------------------------- files
 
 def write_text(path, text):
     """Write a file, complete or not at all. Lone surrogates, which no encoding has, become question marks."""
@@ -70,12 +75,13 @@ def read_lines(path):
         try:
             rows.append(json.loads(line))
         except (ValueError, RecursionError):
-            raise SystemExit(f"error: line {number} of {path} is no JSON: the file is damaged or was cut off.") from None
+            raise SystemExit(f"error: line {number} of {path} is no JSON: "
+                             "the file is damaged or was cut off.") from None
     return rows
 
 
 def salvage_lines(files):
-    """The objects of JSON-lines files that may have been cut off or written by anyone; None for each line that is none."""
+    """Yields the objects of JSON-lines files that may have been cut off or written by anyone, None for other lines."""
     for line in (line for file in files for line in Path(file).read_bytes().splitlines() if line.strip()):
         try:
             row = json.loads(line)
@@ -86,7 +92,10 @@ def salvage_lines(files):
 
 @contextlib.contextmanager
 def append_lines(path):
-    """Context: a function that appends a dict as a JSON line, NaN as null, at once: a kill costs at most the line under way."""
+    """Context: a function that appends a dict as a JSON line, NaN as null.
+
+    It does so at once: a kill costs at most the line under way.
+    """
     with open(path, "ab") as file:
         if file.tell():
             file.write(b"\n")  # ends a line that a kill may have cut off; blank lines are skipped
@@ -124,14 +133,15 @@ def read_run(path):
 def load_runs(paths):
     """Scored OUT directories -> list of runs, restricted to the items that all of them answered (and that is said).
 
-    The baselines are those of the first: they depend on the items alone. Raises SystemExit with one line where a directory
-    holds no scored run, or where no item is in all of them.
+    The baselines are those of the first: they depend on the items alone. Raises SystemExit with one line where a
+    directory holds no scored run, or where no item is in all of them.
     """
     runs, baselines = zip(*(read_run(path) for path in map(Path, paths)))
     answered = [{row["id"] for row in run["rows"]} for run in runs]
     shared, left_out = set.intersection(*answered), set.union(*answered) - set.intersection(*answered)
     if not shared:
-        raise SystemExit(f"error: no item was answered in all of {', '.join(map(str, paths))}: they are not of the same data.")
+        raise SystemExit(f"error: no item was answered in all of {', '.join(map(str, paths))}: "
+                         "they are not of the same data.")
     if left_out:
         print(f"compared on the {len(shared)} items that all runs answered; {len(left_out)} others are left out")
     labels = Counter(run["label"] for run in runs)
@@ -154,7 +164,7 @@ def only(run, ids):
     return {**run, "items": items, "table": summarise(run["means"], items)}
 
 
-# ------------------------------------------------------------------------------------------------------------- statistics
+# ----------------------------------------------------------------------------------------------------------- statistics
 
 def item_means(rows):
     """Rows of scores.jsonl and baselines.jsonl -> {mode or baseline: {id: {metric: mean over the item's answers}}}.
@@ -175,7 +185,8 @@ def item_means(rows):
             cell["outside_valid"].append(row["outside"])
         special = dict(row.get("domain") or {})
         if (given := inputs.get(row["id"])) and row.get("copied") is not None:
-            special |= refine_scores(row["outside"], given["outside"], row["execution"], given["execution"], row["copied"])
+            special |= refine_scores(row["outside"], given["outside"], row["execution"], given["execution"],
+                                     row["copied"])
         for metric, value in special.items():
             if value is not None:
                 cell[metric].append(value)
@@ -196,7 +207,10 @@ def mean_se(values):
 
 
 def groups_of(items):
-    """{(kind, name): set of ids}: all, then per language, source, task and domain. items: {id: object of items.jsonl}."""
+    """{(kind, name): set of ids}: all, then per language, source, task and domain, of items as in a run.
+
+    A kind with more than MOST_SOURCES names makes no groups.
+    """
     groups = {("all", "all"): set(items)}
     for kind in ("language", "source", "task", "domain"):
         if len({item.get(kind) for item in items.values()}) > MOST_SOURCES:
@@ -208,14 +222,18 @@ def groups_of(items):
 
 
 def summarise(means, items):
-    """{(kind, name): {mode or baseline: {"n": items, metric: (mean, standard error)}}} of the `means` of `item_means`."""
+    """The `means` of `item_means` over the groups of the items.
+
+    -> {(kind, name): {mode or baseline: {"n": items, metric: (mean, standard error)}}}
+    """
     table = {}
     for group, ids in groups_of(items).items():
         table[group] = {}
         for mode, of in means.items():
             if here := [of[i] for i in items if i in ids and i in of]:
                 metrics = dict.fromkeys(m for row in here for m in row)
-                table[group][mode] = {"n": len(here), **{m: mean_se([row[m] for row in here if m in row]) for m in metrics}}
+                over = {m: mean_se([row[m] for row in here if m in row]) for m in metrics}
+                table[group][mode] = {"n": len(here), **over}
     return table
 
 
@@ -240,22 +258,25 @@ def beyond_errors(gain):
 
 
 def differences(runs):
-    """The last run minus each other, over all items and per source: [(label of the other, mode, {group: result of `paired`})]."""
+    """The last run minus each other, over all items and per source.
+
+    -> [(label of the other, mode, {group: result of `paired`})], without modes that they do not share.
+    """
     groups = {group: ids for group, ids in groups_of(runs[0]["items"]).items() if group[0] in ("all", "source")}
-    last = runs[-1]["means"]
     found = []
     for other in runs[:-1]:
         for mode in modes_of(runs):
-            gains = {group: paired(other["means"].get(mode, {}), last.get(mode, {}), ids) for group, ids in groups.items()}
+            a, b = (run["means"].get(mode, {}) for run in (other, runs[-1]))
+            gains = {group: paired(a, b, ids) for group, ids in groups.items()}
             if gains["all", "all"]:
                 found.append((other["label"], mode, gains))
     return found
 
 
-# ----------------------------------------------------------------------------------------------------------------- tables
+# --------------------------------------------------------------------------------------------------------------- tables
 
 def modes_of(runs):
-    """{mode: its name in tables} of those that any of the runs has: MODES first, then search.py's by the programs they take."""
+    """{mode: its name in tables} of those that any of the runs has: MODES, then search.py's, ever more programs."""
     found = {mode for run in runs for mode in run["means"]}
     searched = sorted(filter(SEARCHED.fullmatch, found), key=lambda mode: [int(n) for n in re.findall(r"\d+", mode)])
     return {mode: name for mode, name in MODES.items() if mode in found} | {mode: mode for mode in searched}
@@ -283,11 +304,15 @@ def gain_cell(gain, metric):
 
 
 def score_table(runs, kind, metrics=SHOWN):
-    """Table: for all items and per `kind` a line for each run, then for each baseline; columns: metrics, each in all modes."""
+    """Table: for all items and per `kind` a line for each run, then for each baseline.
+
+    Columns: the metrics, each in all modes.
+    """
     rows, table, modes = [], runs[0]["table"], modes_of(runs)
     for group in (g for g in table if g[0] in ("all", kind)):
         lines = [(run["label"], [run["table"][group].get(mode) for mode in modes]) for run in runs]
-        lines += [(name, [table[group][b], *[None] * (len(modes) - 1)]) for b, name in BASELINES.items() if b in table[group]]
+        others = [None] * (len(modes) - 1)  # a baseline has one mode
+        lines += [(name, [table[group][b], *others]) for b, name in BASELINES.items() if b in table[group]]
         for i, (label, columns) in enumerate(lines):
             items = max((column["n"] for column in columns if column), default=0)
             cells = [cell(column, m) for m in metrics for column in columns]
@@ -318,15 +343,17 @@ def published_table(runs):
                         else "not computed" for _, metrics in columns]
                 rows.append(["" if rows else name, f"{run['label']}, {title}", *ours, f"here, {means['n']} items"])
     for i, (model, source, *values) in enumerate(benchmarks.PUBLISHED[name]):
-        rows.append(["" if i else "published", model, *("-" if v is None else f"{v / 100:.3f}" for v in values), source])
+        cells = ("-" if v is None else f"{v / 100:.3f}" for v in values)
+        rows.append(["" if i else "published", model, *cells, source])
     return ["", "model", *(column for column, _ in columns), "source"], rows
 
 
 def domain_tables(runs, brief=False):
     """[table]: one per domain that has metrics of its own, then one of the refine task.
 
-    Cells of a domain: mean ± standard error, failures counting 0, and in brackets the mean over the answers that ran; how many
-    answers a metric could not be computed for stands in the last column. brief: the first mode only (greedy, else T=1).
+    Cells of a domain: mean ± standard error, failures counting 0, and in brackets the mean over the answers that ran;
+    how many answers a metric could not be computed for stands in the last column. brief: the first mode only (greedy,
+    else T=1).
     """
     modes = list(modes_of(runs).items())[:1 if brief else None]
     tables = [domain_table(runs, modes, name) for name in DOMAIN_METRICS]
@@ -339,17 +366,22 @@ def domain_tables(runs, brief=False):
 
 
 def lines_of(runs, modes, group):
-    """What a table has lines for, the runs by `modes` [(mode, name)], then the baselines: [(label, run, its column, mode)]."""
+    """What the table of a group has lines for: the runs by `modes` [(mode, name)], then the baselines.
+
+    -> [(label, run, its column, mode or baseline)] of those that have a column.
+    """
     lines = [(f"{run['label']}, {name}", run, mode) for run in runs for mode, name in modes]
     lines += [(name, runs[0], baseline) for baseline, name in BASELINES.items()]
-    return [(label, run, column, mode) for label, run, mode in lines if (column := run["table"].get(group, {}).get(mode))]
+    return [(label, run, column, mode) for label, run, mode in lines
+            if (column := run["table"].get(group, {}).get(mode))]
 
 
 def domain_table(runs, modes, name):
     """The table of domain `name`, None where nothing of it was computed."""
     lines, possible = lines_of(runs, modes, ("domain", name)), (*DOMAIN_METRICS[name], *ENCODERS)
     absent = [{m: n for m in possible if (n := run["absent"][name, mode, m])} for _, run, _, mode in lines]
-    metrics = [m for m in possible if any(m in column or m in lacking for (_, _, column, _), lacking in zip(lines, absent))]
+    known = {m for (_, _, column, _), lacking in zip(lines, absent) for m in (*column, *lacking)}
+    metrics = [m for m in possible if m in known]
     if not any(m in column for _, _, column, _ in lines for m in metrics):
         return None
     rows = []

@@ -16,6 +16,7 @@ PLOTS = "\\usepackage{pgfplots}\n\\pgfplotsset{compat=1.18}\n"
 
 
 def libraries(names):
+    """The line of a preamble that loads TikZ libraries; names: with commas between."""
     return f"\\usetikzlibrary{{{names}}}\n"
 
 
@@ -37,6 +38,7 @@ def formula(rng, depth):
 
 
 def formulas(rng, rich):
+    """A document with a formula 2 operators deep; rich: 3, or 2 to 4 rows of lines, of a matrix or of cases."""
     relation = lambda: rng.choice(("=", "=", "=", "\\leq", "\\approx", "\\geq"))
     kind = rng.choice(("single", "aligned", "matrix", "cases") if rich else ("single",))
     size = rng.randint(2, 4)
@@ -66,6 +68,7 @@ def formulas(rng, rich):
 # -------------------------------------------------------------------------------------------------------- difficulty 2
 
 def simple_latex(rng):
+    """A graph of 4 to 6 nodes, 1 to 3 curves, 5 to 8 shapes, a root with 2 to 4 children, or a formula."""
     n, colour = rng.randint, rng.sample(TEX_COLOURS, 3)
     kind, packages = rng.choice(("graph", "axis", "shapes", "tree", "formula")), ""
     if kind == "formula":
@@ -104,6 +107,7 @@ def simple_latex(rng):
 # n: rng.randint; a, b, c: three colours; words: fourteen; shade: a fill; arrow: a tip.
 
 def automaton(rng, n, a, b, c, words, shade, arrow):
+    """3 or 4 states in a row: edges to the next, loops, and one edge back from the last."""
     count, letter = n(3, 4), lambda: rng.choice("abc01xy")
     lines = []
     for i in range(count):
@@ -120,7 +124,7 @@ def automaton(rng, n, a, b, c, words, shade, arrow):
 
 
 def plot(rng, n, a, b, c, words, kind):
-    """Curves or bars in an axis: kind "functions" or "bars"."""
+    """An axis with a legend: 2 or 3 curves (kind "functions"), or 1 to 3 groups of four bars ("bars")."""
     options = f"title={{{phrase(rng)}}}, xlabel={{{words[5]}}}, ylabel={{{words[6]}}}, "
     options += f"legend pos={rng.choice(('north west', 'outer north east', 'south east'))}, "
     options += f"width={n(8, 11)}cm, height={n(6, 8)}cm"
@@ -146,6 +150,7 @@ def plot(rng, n, a, b, c, words, kind):
 
 
 def tree(rng, n, a, b, c, words, shade, arrow):
+    """A root with 2 or 3 children, each with 1 to 3 leaves."""
     leaf = lambda i: f"child {{ node[{rng.choice(('leaf', 'inner'))}] {{{words[i]}}} }}"
     lines = [f"\\node[inner] {{{words[0]}}}"]
     for i in range(1, n(3, 4)):
@@ -158,6 +163,7 @@ def tree(rng, n, a, b, c, words, shade, arrow):
 
 
 def matrix(rng, n, a, b, c, words, shade, arrow):
+    """A grid of numbers, 3 to 5 rows of 3 to 6, with a title above, an arrow on the left and a symbol on the right."""
     rows, columns = n(3, 5), n(3, 6)
     cell = lambda: rng.choice((f"|[fill={b}!40]| ", "", "")) + str(n(0, 99))
     lines = [f"\\matrix (m) [matrix of nodes, nodes={{draw, minimum size={n(8, 10)}mm, fill={shade}}}, "
@@ -171,7 +177,7 @@ def matrix(rng, n, a, b, c, words, shade, arrow):
 
 
 def diagram(rng, n):
-    """A commutative diagram."""
+    """A commutative diagram, 2 or 3 rows of 2 to 4 symbols."""
     symbols = ("A", "B", "C", "X", "Y", "Z", "F(X)", "G(Y)", "\\mathbb{R}^n", "H_1", "U \\times V", "M/N")
     columns = n(2, 4)
     name = lambda: rng.choice(("f", "g", "h", "\\alpha", "\\beta", "\\pi", "\\iota"))
@@ -195,6 +201,7 @@ def diagram(rng, n):
 
 
 def network(rng, n, a, b, c, words, shade, arrow):
+    """3 or 4 layers of 2 to 5 neurons, each joined to all of the next layer."""
     layers = [n(2, 5) for _ in range(n(3, 4))]
     lines = [f"\\foreach \\i in {{1,...,{size}}} \\node[neuron, fill={(a, b, c, b)[k]}!{n(20, 60)}] (l{k}-\\i) "
              f"at ({k * 2.5},{{{size / 2} - \\i}}) {{}};" for k, size in enumerate(layers)]
@@ -207,6 +214,7 @@ def network(rng, n, a, b, c, words, shade, arrow):
 
 
 def flow_chart(rng, n, a, b, c, words, shade, arrow):
+    """3 to 5 boxes, each below or right of the one before and joined to it, some of the arrows with a word."""
     count, lines = n(3, 5), []
     for i in range(count):
         way = rng.choice(("below=", "right="))
@@ -223,6 +231,7 @@ def flow_chart(rng, n, a, b, c, words, shade, arrow):
 
 
 def geometry(rng, n, a, b, c, words, shade, arrow):
+    """A grid of 4 to 7 by 3 to 5 units with axes, a triangle, a circle, a vector and a curve."""
     x, y, p = n(4, 7), n(3, 5), n(1, 4)
     return document("\n".join([
         f"\\draw[step=1, gray!30, very thin] (-1,-1) grid ({x + 1},{y + 1});",
@@ -239,6 +248,7 @@ def geometry(rng, n, a, b, c, words, shade, arrow):
 
 
 def rich_latex(rng):
+    """One of the pictures above, in three colours and with words, or a rich formula in two of eleven."""
     n, (a, b, c), words = rng.randint, rng.sample(TEX_COLOURS[:8], 3), rng.sample(WORDS, 14)
     shade, arrow = f"{a}!{n(10, 50)}", rng.choice(("-Stealth", "->", "-Latex"))
     kind = rng.choice(("automaton", "functions", "bars", "tree", "matrix", "cd", "network", "flow", "geometry",

@@ -132,6 +132,7 @@ def web(rng, rich):
 # ---------------------------------------------------------------------------------------------------------------- SVG
 
 def simple_svg(rng):
+    """4 to 8 shapes, all of them filled or all outlined, in 256 x 256 or 256 x 192 pixels."""
     n, stroke, paints = rng.randint, rng.random() < 0.4, colours(rng, 6)
     far = lambda: n(10, 110)
     lines = []
@@ -153,6 +154,7 @@ def simple_svg(rng):
 # What follows draws on 400 x 300 with the gradients a (linear) and b (radial). n: rng.randint; paint: six colours.
 
 def landscape(rng, n, paint):
+    """A sun, two hills, 2 to 5 trees, and in half of them a house."""
     def hill(y, colour):
         return (f'<path d="M0 {y} Q{n(40, 120)} {y - n(30, 80)} 200 {y} T400 {y - n(0, 30)} V300 H0 Z" '
                 f'fill="{colour}"/>')
@@ -172,6 +174,7 @@ def landscape(rng, n, paint):
 
 
 def bars(rng, n, paint):
+    """A chart of 4 to 7 bars with their values and words, under a title."""
     count = n(4, 7)
     step, heights = 320 // count, [n(30, 190) for _ in range(count)]
     lines = ['<text x="200" y="32" font-size="20" text-anchor="middle" font-family="sans-serif">'
@@ -186,6 +189,7 @@ def bars(rng, n, paint):
 
 
 def flower(rng, n, paint):
+    """5 to 12 turned copies of one petal around a disc."""
     petals, size = n(5, 12), n(40, 90)
     petal = rng.choice((
         f'<ellipse id="petal" cx="0" cy="-{size}" rx="{n(12, 26)}" ry="{n(30, 50)}"/>',
@@ -200,6 +204,7 @@ def flower(rng, n, paint):
 
 
 def flow(rng, n, paint):
+    """3 or 4 boxes with a word, in two columns, each joined to the next by a line."""
     boxes = [(30 + i % 2 * 200, 40 + i // 2 * 130 + n(0, 20), n(50, 70), rng.choice(WORDS)) for i in range(n(3, 4))]
     lines = []
     for (x0, y0, *_), (x1, y1, *_) in zip(boxes, boxes[1:]):
@@ -214,6 +219,7 @@ def flow(rng, n, paint):
 
 
 def badge(rng, n, paint):
+    """A star of 5 to 14 points under a disc with a word."""
     points, outer, inner = n(5, 14), n(95, 125), n(60, 90)
     corners = [(outer if i % 2 else inner, math.pi * i / points) for i in range(2 * points)]
     star = " ".join(f"{r * math.sin(turn):.0f},{r * math.cos(turn):.0f}" for r, turn in corners)
@@ -225,6 +231,7 @@ def badge(rng, n, paint):
 
 
 def rings(rng, n, paint):
+    """3 or 4 rings around one centre, filled to 20 to 95 %, and a legend."""
     arcs = [(40 + 22 * i, n(20, 95) / 100) for i in range(n(3, 4))]
     lines = [f'<g transform="translate(150 160) rotate(-90)" fill="none" stroke-width="{n(10, 18)}">']
     for i, (r, share) in enumerate(arcs):
@@ -239,6 +246,7 @@ def rings(rng, n, paint):
 
 
 def waves(rng, n, paint):
+    """3 to 5 translucent waves, one in front of the other, under a sun."""
     def wave(y, colour):
         crests = " ".join(f"q25 {rng.choice((-1, 1)) * n(10, 34)} 50 {n(-4, 4)}" for _ in range(8))
         return f'<path d="M0 {y} {crests} V300 H0 Z" fill="{colour}" fill-opacity="{n(4, 9) / 10}"/>'
@@ -249,6 +257,7 @@ def waves(rng, n, paint):
 
 
 def rich_svg(rng):
+    """One of the drawings above, 320, 400 or 480 pixels wide and three quarters as high."""
     n, paint = rng.randint, colours(rng, 6)
     pale, deep, (x, y) = tint(rng, 0.98, 0.3), tint(rng, 0.8, 0.5), rng.choice(((0, 1), (1, 0), (1, 1)))
     body = rng.choice((landscape, bars, flower, flow, badge, rings, waves))(rng, n, paint)

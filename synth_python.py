@@ -144,6 +144,7 @@ def finished_chart(code):
 
 
 def simple_chart(rng):
+    """One chart of SIMPLE_CHARTS, 5 to 8 by 4 or 5 inches; four in five have a title."""
     _, code = panel(rng, SIMPLE_CHARTS)
     title = f"ax.set_title('{phrase(rng, rng.randint(2, 4))}')\n" if rng.random() < 0.8 else ""
     size = rng.choice(("5, 4", "6, 4", "8, 4", "5, 5"))
@@ -151,6 +152,7 @@ def simple_chart(rng):
 
 
 def rich_chart(rng):
+    """1 to 4 charts with titles, at times in another style; one that stands alone is of MORE_CHARTS."""
     rows, columns = rng.choice(((1, 1), (1, 2), (1, 2), (2, 1), (2, 2), (2, 2), (1, 3)))
     sheets = ("ggplot", "seaborn-v0_8-whitegrid", "bmh", "fivethirtyeight", "dark_background")
     style = rng.choice(("", "", "", f"plt.style.use('{rng.choice(sheets)}')\n",
@@ -209,6 +211,7 @@ def shade(rng, low):
 
 
 def indigo(rng, smiles, rich):
+    """The program that draws a SMILES with Indigo, with 0 to 2 drawing options, rich: 3 to 6."""
     size = rng.choice(("400, 400", "300, 300", "500, 350", "384, 384", "600, 400"))
     options = [
         f'"render-coloring", {rng.choice(("True", "False"))}',
@@ -229,6 +232,7 @@ def indigo(rng, smiles, rich):
 
 
 def simple_chem(rng):
+    """A molecule of 5 to 22 heavy atoms, 256 to 600 pixels wide; 30 % are drawn by Indigo, the others by RDKit."""
     smiles = molecule(rng, 5, 22)
     size = rng.choice(("300, 300", "400, 400", "400, 400", "500, 400", "256, 256", "450, 300"))
     image = lambda more: f"img = Draw.MolToImage(mol, size=({size}){more})\nimg.save('molecule.png')"
@@ -240,6 +244,7 @@ def simple_chem(rng):
 
 
 def chem_grid(rng):
+    """A grid of 2 to 6 molecules of 6 to 20 heavy atoms each, with a word below."""
     found = [molecule(rng, 6, 20) for _ in range(rng.randint(2, 6))]
     return (f"from rdkit import Chem\nfrom rdkit.Chem import Draw\n\nsmiles = {found}\n"
             "mols = [Chem.MolFromSmiles(s) for s in smiles]\n"
@@ -271,6 +276,7 @@ def chem_canvas(rng, match):
 
 
 def rich_chem(rng):
+    """A molecule of 14 to 38 heavy atoms with drawing options (Indigo: 16 to 42), or a grid of smaller ones."""
     kind = rng.choice(("canvas", "canvas", "grid", "match", "indigo"))
     if kind == "indigo":
         return indigo(rng, molecule(rng, 16, 42), True)

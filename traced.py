@@ -1,5 +1,4 @@
-"""
-How alike two drawings are by what was drawn: the low-level metrics of ChartMimic and the metrics of Design2Code.
+"""How alike two drawings are by what was drawn: the low-level metrics of ChartMimic and the metrics of Design2Code.
 
     with Renderer() as renderer:
         a, b = renderer.render_many([("python", code, None, True) for code in (reference, answer)])
@@ -25,8 +24,8 @@ from metrics import f1
 
 CHART_PARTS = ("chartmimic_text", "chartmimic_type", "chartmimic_layout", "chartmimic_color", "chartmimic")
 WEB_PARTS = ("d2c_block", "d2c_text", "d2c_position", "d2c_color", "treebleu")
-# letters + 20 per block, one page's times the other's: beyond the first blocks are not merged any more, beyond the second
-# only equal texts match. At these sizes unlike pages take ten to thirty seconds.
+# letters + 20 per block, one page's times the other's: beyond the first blocks are not merged any more, beyond the
+# second only equal texts match. At these sizes unlike pages take ten to thirty seconds.
 MERGED, COMPARED = 1 << 27, 1 << 29
 
 
@@ -40,7 +39,10 @@ def alike(a, b):
 # github.com/ChartMimic/ChartMimic, chart2code/utils/evaluator; paper: arXiv 2406.09961
 
 def multiset_f1(reference, candidate):
-    """F1 of two multisets: equal elements are matched one to one. text_evaluator.py, layout_evaluator.py, chart_type_evaluator.py."""
+    """F1 of two multisets, whose equal elements are matched one to one.
+
+    text_evaluator.py, layout_evaluator.py, chart_type_evaluator.py.
+    """
     reference, candidate = Counter(reference), Counter(candidate)
     if not reference and not candidate:
         return 1.0
@@ -54,9 +56,11 @@ def rgb(colour):
 
 
 def thin_out(colours):
-    """More than ten (function, colour): in order, without those that are more than 0.7 like one that is kept, whatever the
-    functions (color_evaluator.py, color_utils.py). The order is the alphabet's here; there it is Python's of a set of
-    strings, which differs between runs."""
+    """The different (function, colour) in order; of more than ten only those at most 0.7 like one that is kept.
+
+    Whatever the functions (color_evaluator.py, color_utils.py); the names of colormaps, each once, are kept. The order
+    is the alphabet's here; there it is Python's of a set of strings, which differs between runs.
+    """
     colours = sorted(set(map(tuple, colours)))
     if len(colours) <= 10:
         return colours
@@ -71,9 +75,11 @@ def thin_out(colours):
 
 
 def color_f1(reference, candidate):
-    """Sum of similarities of the best one-to-one matching of the colours of each function, over the number of colours:
+    """F1 of [(function, colour)]: similarities of the best one-to-one matching within each function, over the colours.
+
     color_evaluator.py, with the Hungarian algorithm in place of a trial of all permutations. Colormaps match by name
-    alone, and no colour."""
+    alone, and no colour.
+    """
     reference, candidate = thin_out(reference), thin_out(candidate)
     if not reference and not candidate:
         return 1.0
@@ -87,15 +93,17 @@ def color_f1(reference, candidate):
 
 
 def chart_scores(reference, candidate):
-    """ChartMimic's low-level scores in [0, 1] of two matplotlib figures: F1 of texts (as strings, without the labels of x
-    and y ticks), types (calls of plotting functions), layout (places of the Axes in their grids) and colours by function;
-    `chartmimic` is their mean. What is traced, and where that deviates: charts.py, trace_matplotlib. Not taken over: that
-    the benchmark takes any graph's layout as one cell."""
+    """ChartMimic's low-level scores in [0, 1] of two matplotlib figures; all None without a reference.
+
+    F1 of texts (as strings, without the labels of x and y ticks), types (calls of plotting functions), layout (places
+    of the Axes in their grids) and colours by function; `chartmimic` is their mean. What is traced, and where that
+    deviates: charts.py, trace_matplotlib. Not taken over: that the benchmark takes any graph's layout as one cell.
+    """
     if reference is None or candidate is None:
         return dict.fromkeys(CHART_PARTS, None if reference is None else 0.0)
+    placed = lambda side: [tuple(sorted(place.items())) for place in side["layout"]]
     scores = [multiset_f1(reference["texts"], candidate["texts"]), multiset_f1(reference["types"], candidate["types"]),
-              multiset_f1(*([tuple(sorted(place.items())) for place in side["layout"]] for side in (reference, candidate))),
-              color_f1(reference["colors"], candidate["colors"])]
+              multiset_f1(placed(reference), placed(candidate)), color_f1(reference["colors"], candidate["colors"])]
     return {part: float(score) for part, score in zip(CHART_PARTS, [*scores, np.mean(scores)])}
 
 
@@ -109,7 +117,7 @@ class Likeness:
         self.known, self.matcher = {}, SequenceMatcher(None)
 
     def __call__(self, texts, others):
-        """-> [n, m]"""
+        """Two lists of texts -> their ratios, float [n, m]."""
         for b in dict.fromkeys(others):
             missing = [a for a in dict.fromkeys(texts) if (a, b) not in self.known]
             if missing:
@@ -129,8 +137,10 @@ def merged(a, b):
 
 
 def gain(before, after):
-    """How much the mean similarity of the pairs that differ rises (difference_of_means, there of costs): 0 if those that
-    were lost include one better than any that was won."""
+    """How much the mean similarity of the pairs that differ rises (difference_of_means, there of costs).
+
+    No rise, 0, unless the best of those that were won is better than all that were lost.
+    """
     before, after = Counter(before), Counter(after)
     lost, won = list((before - after).elements()), list((after - before).elements())
     rise = (np.mean(won) if won else 0) - (np.mean(lost) if lost else 0)
@@ -138,12 +148,15 @@ def gain(before, after):
 
 
 def pairs(likeness):
+    """The similarities of the best one-to-one matching of likeness [n, m]: [min(n, m)]."""
     return likeness[linear_sum_assignment(-likeness)]
 
 
 def merge_neighbours(blocks, others, ratio):
-    """blocks with those neighbours merged whose union raises the likeness of the best matching by more than 0.05, the
-    largest rise first, no block twice. ratio(texts, others): [n, m]."""
+    """The blocks, those neighbours merged whose union raises the likeness of the best matching by more than 0.05.
+
+    The largest rise comes first, and no block is merged twice. ratio(texts, others): as of `Likeness`.
+    """
     texts, others = [b["text"] for b in blocks], [b["text"] for b in others]
     likeness, wanted, rises = ratio(texts, others), Counter(others), []
     before, have = pairs(likeness), Counter(texts)
@@ -163,17 +176,20 @@ def merge_neighbours(blocks, others, ratio):
 
 
 def match_blocks(reference, candidate):
-    """Blocks of two pages after merging, and which belong together: (reference, candidate, [(i, j, likeness of texts)]).
+    """Blocks of two pages, merged, and which belong together: (reference, candidate, [(i, j, likeness of texts)]).
 
-    Neighbours are merged on either side as long as that helps (find_possible_merge), then the best one-to-one matching of
-    texts is taken, in which a pair above 0.5 is worth a tenth of its two most alike neighbours (pairs up to one block
-    before or behind on both pages) more; pairs below 0.5 are none. Large pages (MERGED, COMPARED) get less of this."""
+    Neighbours are merged on either side as long as that helps (find_possible_merge), then the best one-to-one matching
+    of texts is taken, in which a pair above 0.5 is worth a tenth of its two most alike neighbours (pairs up to one
+    block before or behind on both pages) more; pairs below 0.5 are none. Large pages (MERGED, COMPARED) get less of
+    this.
+    """
     work = math.prod(sum(len(b["text"]) + 20 for b in side) for side in (reference, candidate))
     if work > COMPARED:
         places = defaultdict(deque)
         for i, block in enumerate(reference):
             places[block["text"]].append(i)
-        return reference, candidate, [(places[b["text"]].popleft(), j, 1.0) for j, b in enumerate(candidate) if places[b["text"]]]
+        same = [(places[b["text"]].popleft(), j, 1.0) for j, b in enumerate(candidate) if places[b["text"]]]
+        return reference, candidate, same
     ratio, size = Likeness(), 0
     while work <= MERGED and size != (size := (len(reference), len(candidate))):
         candidate = merge_neighbours(candidate, reference, ratio)
@@ -183,21 +199,24 @@ def match_blocks(reference, candidate):
     n, m = likeness.shape
     around = np.stack([padded[y:y + n, x:x + m] for y in range(3) for x in range(3) if (y, x) != (1, 1)])  # [8, n, m]
     worth += np.where(likeness > 0.5, 0.1 * np.sort(around, 0)[-2:].sum(0), 0)
-    return reference, candidate, [(i, j, likeness[j, i]) for j, i in zip(*linear_sum_assignment(-worth)) if likeness[j, i] >= 0.5]
+    found = [(i, j, likeness[j, i]) for j, i in zip(*linear_sum_assignment(-worth)) if likeness[j, i] >= 0.5]
+    return reference, candidate, found
 
 
 def web_scores(reference, candidate):
     """Design2Code's scores of two pages but CLIP's, and WebCode2M's TreeBLEU, in [0, 1].
 
     d2c_block: area of the matched text blocks over the area of all, of both pages. d2c_text, d2c_position, d2c_color:
-    means over the matched pairs of difflib's ratio of the lower-case texts, of 1 - max(|dx|, |dy|) of the centres as parts
-    of the page, and of 1 - CIEDE2000 / 100. Nothing matched: 0; a reference without text: None, there is nothing to match.
-    treebleu (arXiv 2404.06369): share of the reference's different height-1 subtrees that the candidate has.
+    means over the matched pairs of difflib's ratio of the lower-case texts, of 1 - max(|dx|, |dy|) of the centres as
+    parts of the page, and of 1 - CIEDE2000 / 100. Nothing matched: 0; a reference without text: None, there is nothing
+    to match. treebleu (arXiv 2404.06369): share of the reference's different height-1 subtrees that the candidate has.
 
-    Deviations: where the benchmark finds a block's box and colour by drawing the page again with a colour of its own for
-    each text, these are the box of the text in the DOM (line height, not ink) and its CSS color (opacity ignored); white
-    space in texts is collapsed; texts outside all elements that it colours are blocks as well (it does not see them);
-    pages with an element repeated more than 50 times are not cut. Subtrees are those of the DOM after its scripts ran."""
+    Deviations: where the benchmark finds a block's box and colour by drawing the page again with a colour of its own
+    for each text, these are the box of the text in the DOM (line height, not ink) and its CSS color (opacity ignored);
+    white space in texts is collapsed; texts outside all elements that it colours are blocks as well (it does not see
+    them); pages with an element repeated more than 50 times are not cut. Subtrees are those of the DOM after its
+    scripts ran.
+    """
     if reference is None:
         return dict.fromkeys(WEB_PARTS)
     unasked = dict.fromkeys(WEB_PARTS[:4]) if not reference["blocks"] else {}
@@ -205,14 +224,17 @@ def web_scores(reference, candidate):
         return dict.fromkeys(WEB_PARTS, 0.0) | unasked
     trees, theirs = set(reference["trees"]), set(candidate["trees"])
     scores = {"treebleu": len(trees & theirs) / len(trees) if trees else float(not theirs)}
-    a, b, found = match_blocks(*([{**block, "text": block["text"].lower()} for block in side["blocks"]] for side in (reference, candidate)))
+    lowered = lambda side: [{**block, "text": block["text"].lower()} for block in side["blocks"]]
+    a, b, found = match_blocks(lowered(reference), lowered(candidate))
     if not found:
         return dict.fromkeys(WEB_PARTS, 0.0) | scores | unasked
     area = [[block["box"][2] * block["box"][3] for block in side] for side in (a, b)]
     i, j, texts = zip(*found)
-    box, other = (np.array([side[k]["box"] for k in ks]) for side, ks in ((a, i), (b, j)))  # [pairs, 4]: x, y, width, height
+    box, other = (np.array([side[k]["box"] for k in ks]) for side, ks in ((a, i), (b, j)))  # [pairs, 4]: x, y, w, h
     shift = np.abs(box[:, :2] + box[:, 2:] / 2 - other[:, :2] - other[:, 2:] / 2).max(1)
     color, second = (rgb2lab(np.array([[side[k]["color"] for k in ks]]) / 255)[0] for side, ks in ((a, i), (b, j)))
-    scores |= {"d2c_block": (sum(area[0][k] for k in i) + sum(area[1][k] for k in j)) / (sum(area[0]) + sum(area[1])), "d2c_text": np.mean(texts),
-               "d2c_position": np.mean(1 - np.minimum(shift, 1)), "d2c_color": np.mean(np.clip(1 - deltaE_ciede2000(color, second) / 100, 0, 1))}
+    matched = sum(area[0][k] for k in i) + sum(area[1][k] for k in j)
+    apart = deltaE_ciede2000(color, second)  # [pairs]
+    scores |= {"d2c_block": matched / (sum(area[0]) + sum(area[1])), "d2c_text": np.mean(texts),
+               "d2c_position": np.mean(1 - np.minimum(shift, 1)), "d2c_color": np.mean(np.clip(1 - apart / 100, 0, 1))}
     return {part: float(scores[part]) for part in WEB_PARTS}

@@ -72,8 +72,8 @@ def token_marks(policy, sample):
 def view(path, out, limit=60, model=""):
     """Write an offline HTML page of the first `limit` samples of each split: target, instruction, answer.
 
-    model: a model directory, whose tokens are then shown in place of the texts, the supervised ones on colour. Code is
-    shown as escaped text only.
+    model: a model directory, whose tokens are then shown in place of the texts, the supervised ones on colour, "" for
+    none. Code is shown as escaped text only.
     """
     policy, head, cards = None, "<th>instruction<th>answer (supervised)", []
     if model:

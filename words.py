@@ -14,25 +14,27 @@ TEX_COLOURS = ("red blue teal orange violet brown olive cyan "
 
 
 def phrase(rng, n=2):
-    """n words, the first with a capital."""
+    """n different words, the first with a capital."""
     return " ".join(rng.sample(WORDS, n)).capitalize()
 
 
 def sentences(rng, n):
+    """n sentences of 6 to 12 words each."""
     return " ".join(phrase(rng, rng.randint(6, 12)) + "." for _ in range(n))
 
 
 def hexadecimal(hue, saturation, value):
+    """Hue, saturation and value, 0 to 1 each -> "#rrggbb"."""
     return "#{:02x}{:02x}{:02x}".format(*(round(255 * v) for v in colorsys.hsv_to_rgb(hue, saturation, value)))
 
 
 def tint(rng, value=0.8, saturation=0.6):
-    """A colour of any hue."""
+    """A colour of any hue, as "#rrggbb"."""
     return hexadecimal(rng.random(), saturation, value)
 
 
 def colours(rng, n):
-    """n colours that can be told apart: from the palette, or hues at equal distances."""
+    """n colours that can be told apart, at most 18: from PALETTE, or hues at equal distances."""
     if rng.random() < 0.5:
         return rng.sample(PALETTE, n)
     start, saturation, value = rng.random(), rng.uniform(0.4, 0.9), rng.uniform(0.55, 0.9)
@@ -40,7 +42,7 @@ def colours(rng, n):
 
 
 def numbers(rng, n, scale):
-    """n values of one order of magnitude, rounded as people round them."""
+    """n values from about a sixth of `scale` to `scale`: whole above 10, else with two decimals (scale 1) or one."""
     if scale > 10:
         return [rng.randint(scale // 6, scale) for _ in range(n)]
     return [round(rng.uniform(0.15, 1) * scale, 2 if scale <= 1 else 1) for _ in range(n)]

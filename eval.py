@@ -57,7 +57,7 @@ from stats import (MODES, SEARCHED, SHOWN, append_lines, difference_table, diffe
                    print_table, published_table, salvage_lines, score_table, write_json, write_lines)
 
 
-# ------------------------------------------------------------------------------------------------------------ predictions
+# ---------------------------------------------------------------------------------------------------------- predictions
 
 def read_predictions(files, known):
     """Predictions of the ids in `known` (None: any): ({(id, mode, k): object}, Counter of the lines set aside by reason)."""
@@ -84,7 +84,7 @@ def listed(counts):
     return ", ".join(f"{n} {what}" for what, n in counts.items())
 
 
-# ------------------------------------------------------------------------------------------------------------- generating
+# ----------------------------------------------------------------------------------------------------------- generating
 
 def load_model(path):
     """The whole policy on this process's device: evaluation shares nothing between processes."""
@@ -206,7 +206,7 @@ def greedy_scores(policy, samples, renderer, max_new_tokens):
     return {k: all_sum(sum(row[k] for row in rows), policy.device) / max(1, count) for k in SHOWN}
 
 
-# ---------------------------------------------------------------------------------------------------------------- scoring
+# -------------------------------------------------------------------------------------------------------------- scoring
 
 def held_out(path, limit, benchmark=None):
     """Usable Samples of `path`, at most `limit` drawn over all of them (0: all); says how many are set aside, and why.
@@ -276,7 +276,7 @@ def score_file(args, samples, file):
     return run
 
 
-# ------------------------------------------------------------------------------------------------------------------- main
+# ----------------------------------------------------------------------------------------------------------------- main
 
 def conclude(runs, out, note, training):
     """Write OUT/report.html (for several runs also comparison.json and results.png), print the closing tables."""

@@ -167,7 +167,7 @@ def main(name, gpus, **options):
         print(f"| **together** | **{sum(part.values()) / 1e9:.1f}** |")
 
 
-# ------------------------------------------------------------------------------------------------------------------ FLOPs
+# ---------------------------------------------------------------------------------------------------------------- FLOPs
 
 def flops_per_token(policy):
     """FLOPs of forward and backward in matrix products: (a text token, a patch, an image token in the mergers, a scored token).

@@ -36,7 +36,7 @@ STYLE, SCRIPT = (Path(__file__).with_name(f"report.{kind}").read_text(encoding="
 CURVES = ("loss", "held_out_loss", "reward", "execution", "visual", "entropy", "length", "kept")  # of metrics.jsonl, drawn
 
 
-# ------------------------------------------------------------------------------------------------------------------- HTML
+# ----------------------------------------------------------------------------------------------------------------- HTML
 
 class Html(str):
     """Text that is HTML already; any other str is escaped where it becomes part of a page."""
@@ -91,7 +91,7 @@ def small_errors(text):
     return Html(re.sub(r"±[.0-9]+|\[.*\]", r"<small>\g<0></small>", escape(text)))
 
 
-# ---------------------------------------------------------------------------------------------------------------- figures
+# -------------------------------------------------------------------------------------------------------------- figures
 # Lengths are in percent of a figure's width, so that it fits every screen and its text keeps its size.
 
 def colour(runs, r):
@@ -205,7 +205,7 @@ def curves(directories):
     return joined(tag("p", names, class_="legend") if len(directories) > 1 else "", figures)
 
 
-# ---------------------------------------------------------------------------------------------------------------- gallery
+# -------------------------------------------------------------------------------------------------------------- gallery
 
 def thumbnail(path, side=224):
     """Data URI of an image file, at most `side` pixels large; small files stay as they are."""
@@ -259,7 +259,7 @@ def gallery(runs, block=32):
     return Html("\n".join(made))
 
 
-# ------------------------------------------------------------------------------------------------------------------- page
+# ----------------------------------------------------------------------------------------------------------------- page
 
 def section(title, *content):
     """Html of a section, nothing where it has no content."""

@@ -88,7 +88,7 @@ MOLECULE_NEEDS = 0.2  # palette score below which a molecule's text term fades o
 FENCES = {"python": ("python", "py"), "html": ("html",), "svg": ("svg", "xml"), "latex": ("latex", "tex", "tikz")}
 
 
-# --------------------------------------------------------------------------------------------------- format and language
+# -------------------------------------------------------------------------------------------------- format and language
 
 def extract_code(response, language):
     """The code of an answer and its format score: (str, 1.0), or (None, 0.0).
@@ -117,7 +117,7 @@ def length_penalty(code, reference):
     return min(0.1, 0.05 * max(0.0, len(code) / max(1, len(reference)) - 2))
 
 
-# ---------------------------------------------------------------------------------------------------------- visual terms
+# --------------------------------------------------------------------------------------------------------- visual terms
 
 def background(image):
     """The most frequent colour of a float image [H, W, 3] in [0, 1], of those that make up 5 % of its border -> [3]."""
@@ -278,7 +278,7 @@ def visual_parts(known, image, texts=None, encoder=None):
     return {**parts, "visual": visual}
 
 
-# ----------------------------------------------------------------------------------------------------------------- score
+# ---------------------------------------------------------------------------------------------------------------- score
 
 def start(render, response, language, *names):
     """What every reward begins with -> (the answer's code or None, parts that are all 0 but for format).
@@ -382,7 +382,7 @@ def score_batch(groups, pool):
     return [future.result() for future in [pool.submit(score_group, *group) for group in groups]]
 
 
-# ---------------------------------------------------------------------------------------------------------- command line
+# --------------------------------------------------------------------------------------------------------- command line
 
 def explain(target, image):
     """Two images, uint8 [H, W, 3] and [h, w, 3] -> PIL image: target | render as it is compared | what fine lost, red."""

@@ -81,7 +81,8 @@ INSPECT = """((width, height, limit) => {
     if (x1 <= x0 || y1 <= y0 || style.visibility !== "visible") continue;
     const owner = parent.closest(owned) || parent, b = owners.get(owner) || {texts: [], box: [x0, y0, x1, y1], color: [0, 0, 0], count: 0};
     b.texts.push(text), b.count += text.length, rgbOf(style.color).forEach((c, i) => b.color[i] += c * text.length);
-    b.box = [Math.min(b.box[0], x0), Math.min(b.box[1], y0), Math.max(b.box[2], x1), Math.max(b.box[3], y1)], owners.set(owner, b) }
+    b.box = [Math.min(b.box[0], x0), Math.min(b.box[1], y0), Math.max(b.box[2], x1), Math.max(b.box[3], y1)];
+    owners.set(owner, b) }
   const blocks = [...owners.values()].map(({texts, box: [x0, y0, x1, y1], color, count}) => ({text: texts.join(" "),
     box: [x0 / width, y0 / height, (x1 - x0) / width, (y1 - y0) / height], color: color.map(c => c / count)}));
   const trees = new Set(); for (const e of document.querySelectorAll("*")) if (e.children.length)
@@ -186,7 +187,7 @@ class Browser:
             self.stray.append(params["targetInfo"]["targetId"])
 
     def receive(self):
-        """The next message."""
+        """The next message, a dict: an answer or an event."""
         searched = 0
         while (end := self.buffer.find(b"\0", searched)) < 0:
             searched = len(self.buffer)
@@ -304,8 +305,12 @@ class Pages:
         self.browser = Browser(server.chromium, server.scratch)
 
     def run(self, language, code, size, inspect, deadline):
+        """As server.py asks of an engine. language: html or plotly, whose code is the JSON of drawing.Figure.args."""
         self.browser.deadline = deadline
-        draw = self.browser.draw_figure if language == "plotly" else functools.partial(self.browser.draw, inspect=inspect)
+        if language == "plotly":
+            draw = self.browser.draw_figure
+        else:
+            draw = functools.partial(self.browser.draw, inspect=inspect)
         try:
             self.server.deliver(draw, code, size, lost=(TimeoutError, Crash, EOFError))
         except TimeoutError:

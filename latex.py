@@ -110,8 +110,9 @@ class Documents:
             return answer, ""
 
     def rasterise(self, size, deadline):
-        """poppler draws as the targets of the field were drawn: pdfium, though three times as fast, reproduces them
-        to an SSIM of .97 only, since it does not snap thin lines to pixels. It reads the page's size and texts here."""
+        """The first page of job.pdf by poppler -> as `Server.run_child`. It draws as the targets of the field were
+        drawn: pdfium, though three times as fast, reproduces them to an SSIM of .97 only, since it does not snap thin
+        lines to pixels. pdfium reads the page's size and texts here."""
         def read():
             _, dpi, texts = read_pdf("job.pdf", size)
             with open("job.json", "w") as file:

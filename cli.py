@@ -92,7 +92,7 @@ def progress_bar(name, steps, seconds, step, elapsed, shown):
 
 
 def begin(start, arguments):
-    """What a process of a Pool does first: end when its parent does, then start(*arguments) (start: None for nothing)."""
+    """What a process of a Pool does first: see to it that it ends with its parent, then start(*arguments), if any."""
     parent = parent_process()  # nobody else tells it that the main process was killed: it would wait for ever
     Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     if start:
@@ -109,6 +109,7 @@ class Pool(ProcessPoolExecutor):
         super().__init__(workers, get_context("spawn"), begin, (start, arguments))
 
     def submit(self, *args, **options):
+        """As that of ProcessPoolExecutor; a process that it starts is deaf to Ctrl-C."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by a process that this starts
         try:
             return super().submit(*args, **options)

@@ -28,6 +28,7 @@ class Figure(Exception):
 
 
 def oversized(length):
+    """What stands in place of details of `length` bytes, more than are taken: one line."""
     return f"details of {length} bytes: at most {MAX_DETAILS} are taken"
 
 

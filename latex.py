@@ -77,6 +77,7 @@ class Documents:
         unpack(found, self.base)
 
     def run(self, language, code, size, inspect, deadline):
+        """Typeset the document, then rasterise its first page."""
         self.preamble, self.body = split_tex(code)
         self.key = hashlib.sha256(self.preamble.encode()).hexdigest()[:16]
         problem = self.typeset(self.formats.get(self.key), deadline)

@@ -64,7 +64,8 @@ def confinement():
     if landlock_version():
         found.append("landlock")
     # an empty filter is a bad address where filters exist, a bad argument where they do not
-    if libc.prctl(PR_SET_SECCOMP, 2, None, 0, 0) and ctypes.get_errno() == errno.EFAULT and platform.machine() in MACHINES:
+    filters = libc.prctl(PR_SET_SECCOMP, 2, None, 0, 0) and ctypes.get_errno() == errno.EFAULT
+    if filters and platform.machine() in MACHINES:
         found.append("seccomp")
     return "+".join(part for part in found if part in wanted) or "none"
 

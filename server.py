@@ -176,6 +176,7 @@ class Server:
     # message), then the texts, then the details
 
     def write(self, status, payload, height=0, width=0, texts=b"", details=b""):
+        """Leave an outcome there. payload: of OK the pixels, uint8 [height, width, 3] as bytes, else a message."""
         start = HEADER
         for part in (payload, texts, details):
             self.memory[start:start + len(part)] = part
@@ -229,6 +230,7 @@ class Programs:
             warm_matplotlib()
 
     def run(self, language, code, size, inspect, deadline):
+        """Draw the program in a child of its own."""
         if language == "python":
             from charts import draw_python
             draw = functools.partial(draw_python, inspect=inspect)
@@ -261,7 +263,7 @@ class Drawings:
         drawing.draw_svg('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><text>a</text></svg>', (9, 9))
 
     def run(self, language, code, size, inspect, deadline):
-        """Have the child draw the program until `deadline`; one that does not answer is ended, the next job gets another."""
+        """Have the child draw the program; one that does not answer in time is ended, the next job gets another."""
         if not self.child:
             jobs, send = os.pipe()
             receive, done = os.pipe()

@@ -176,7 +176,7 @@ class Server:
     # message), then the texts, then the details
 
     def write(self, status, payload, height=0, width=0, texts=b"", details=b""):
-        """Leave an outcome there. payload: of OK the pixels, uint8 [height, width, 3] as bytes, else a message."""
+        """Leave an outcome there. payload: of OK the pixels, uint8 [height, width, 3], else text; all bytes."""
         start = HEADER
         for part in (payload, texts, details):
             self.memory[start:start + len(part)] = part

@@ -12,7 +12,7 @@ def cosine(a, b):
 
 
 def calibrated(similarity, of_blank):
-    """A similarity of at most 1 and that of the empty sheet -> 0 to 1: 1 stays 1, the sheet's and all below become 0."""
+    """A similarity of at most 1 and that of the empty sheet -> 0 to 1: 1 stays 1, the sheet's and all below turn 0."""
     return max(0.0, similarity - of_blank) / max(1e-6, 1 - of_blank) if similarity < 1 - 1e-9 else 1.0
 
 

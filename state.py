@@ -21,7 +21,8 @@ NEWTON_SCHULZ = 3
 def build_optimizers(policy, lr, matrix_lr, weight_decay=0.01):
     """AdamW for everything; with matrix_lr > 0 Muon takes the inner weight matrices.
 
-    It learns them about twice as fast. Returns a list of one or two optimizers of what is trained. Norms, biases and embeddings get no weight decay.
+    It learns them about twice as fast. Returns a list of one or two optimizers of what is trained. Norms, biases and
+    embeddings get no weight decay.
     """
     parameters = {n: p for n, p in policy.named_parameters() if p.requires_grad}
     inner = {n for n, p in parameters.items() if p.ndim == 2 and not any(k in n for k in ("embed", "lm_head", "norm"))}

@@ -56,9 +56,10 @@ PRESETS = {  # what `build_tiny` makes, and its parameters (tests/test_policy.py
 def build_tiny(out, texts, seed=0, hidden=128, layers=3, context=4096, resolution=64, patch=16, vocabulary=768):
     """Write a randomly initialised Qwen3-VL to `out`, as an ordinary Hugging Face directory.
 
-    `out` must not stand there. The sizes default to PRESETS["tiny"]. texts: iterable of str, the tokenizer's training text. resolution: pixels of
-    the square that an image is scaled to (by area, keeping its aspect ratio). Image tokens = resolution^2 / patch^2.
-    context: tokens of prompt and answer at most; vocabulary: tokens at most. Raises SystemExit where the disk is full.
+    `out` must not stand there. The sizes default to PRESETS["tiny"]. texts: iterable of str, the tokenizer's training
+    text. vocabulary: tokens at most. context: tokens of prompt and answer at most. resolution: pixels of the side of
+    the square that an image is scaled to (by area, keeping its aspect ratio); patch: pixels of a patch's side. Image
+    tokens = resolution^2 / patch^2. Raises SystemExit where the disk is full.
     """
     from transformers import GenerationConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
     from transformers.utils import logging

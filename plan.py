@@ -209,6 +209,11 @@ def main(name, gpus, **options):
 
 # ---------------------------------------------------------------------------------------------------------------- FLOPs
 
+def trained(module):
+    """Whether any weight of it is trained."""
+    return any(p.requires_grad for p in module.parameters())
+
+
 def flops_per_token(policy):
     """FLOPs of forward and backward in matrix products, by what causes them.
 
@@ -223,27 +228,29 @@ def flops_per_token(policy):
     of = lambda module: sum(p.numel() * (active if p.ndim == 3 else 1) * (4 + 2 * p.requires_grad)
                             for p in matrices(module))
     tower = {name: sum(p.numel() for p in matrices(module)) for name, module in inner.visual.named_children()}
-    trained = any(p.requires_grad for p in inner.visual.parameters())
-    patch = tower["patch_embed"] * (4 if trained else 2) + tower["blocks"] * (6 if trained else 2)
-    merger = sum(n for name, n in tower.items() if "merger" in name) * (6 if trained else 2)
+    each = 6 if trained(inner.visual) else 2
+    patch = tower["patch_embed"] * min(4, each) + tower["blocks"] * each
+    merger = sum(n for name, n in tower.items() if "merger" in name) * each
     return of(inner.language_model.layers), patch, merger, of(policy.model.lm_head)
 
 
 def training_flops(policy, per_token, examples):
     """FLOPs of one forward and backward over the examples; per_token: `flops_per_token`.
 
-    Attention adds 12 for each pair of query and key and unit of width, of which the causal one has half. What
-    --recompute computes twice counts once, as model FLOPs utilisation (MFU) is defined (arXiv 2204.02311, appendix B).
+    Attention adds 12 for each pair of query and key and unit of width (4 without backward, in a frozen tower), of which
+    the causal one has half. What --recompute computes twice counts once, as model FLOPs utilisation (MFU) is defined
+    (arXiv 2204.02311, appendix B).
     """
     text, patch, merger, head = per_token
     config, vision = policy.model.config.text_config, policy.model.config.vision_config
     visual, width = policy.model.model.visual, config.num_attention_heads * head_size(config)
+    looking = (12 if trained(visual) else 4) * vision.depth * visual.patch_embed.embed_dim
     flops = 0
     for e in examples:
         T, patches = len(e.input_ids), int(e.image_grid_thw.prod())
         flops += text * T + patch * patches + merger * patches // vision.spatial_merge_size**2
         flops += head * (T - e.prompt_length)
-        flops += 6 * width * attention_layers(config) * T**2 + 12 * vision.depth * visual.patch_embed.embed_dim * patches**2
+        flops += 6 * width * attention_layers(config) * T**2 + looking * patches**2
     return flops
 
 

@@ -230,7 +230,8 @@ def main():
     bar = cli.progress_bar("sft", args.steps, args.max_seconds, step, elapsed, main_rank)
     loader = iter(torch.utils.data.DataLoader(
         dataset, batch_sampler=shares(stream, position, args, rank, world), collate_fn=list,
-        num_workers=args.load_workers, worker_init_fn=own_signals, multiprocessing_context="fork" if args.load_workers else None))
+        num_workers=args.load_workers, worker_init_fn=own_signals,
+        multiprocessing_context="fork" if args.load_workers else None))
     state = lambda: {"elapsed": elapsed, "skipped": skipped, "position": position, "layout": layout}
     local, bad_in_a_row = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 0
     while step < args.steps and not (args.max_seconds and elapsed >= args.max_seconds):

@@ -34,8 +34,7 @@ from state import replacing
 
 # ---------------------------------------------------------------------------------------------------------- the policy
 
-# On a CPU rows are rounded up to so many tokens: oneDNN compiles each product anew for each shape, .6 ms for each of 15
-# a step.
+# A CPU's rows are rounded up to so many tokens: oneDNN compiles each of 15 products anew for each shape, in .6 ms.
 ROW = 64
 
 
@@ -392,9 +391,11 @@ def add_arguments(parser):
                         help="activation checkpointing: keep one activation a layer, compute the others again")
     parser.add_argument("--freeze-vision", action="store_true", help="train the language model alone")
     parser.add_argument("--lora", type=cli.whole(0), default=0,
-                        help="train factors of this rank beside the language model's frozen matrices (needs peft; 0: all weights)")
+                        help="train factors of this rank beside the language model's frozen matrices "
+                             "(needs peft; 0: all weights)")
     parser.add_argument("--replicas", type=cli.whole(1), default=1,
-                        help="copies of the weights, each sharded over processes / replicas (HSDP: the number of nodes)")
+                        help="copies of the weights, each sharded over processes / replicas "
+                             "(HSDP: the number of nodes)")
 
 
 def prepare(policy, args, compile=False):

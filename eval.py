@@ -28,9 +28,9 @@ own teacher. Baselines stand beside them (scoring.py).
 
 Where a sample has a reference answer, domain.py adds the metrics of its domain as their benchmarks define them
 (`domain` in scores.jsonl, {metric: value, null where it cannot be computed}): ChartMimic, Design2Code, UniSVG,
-Image2Struct, chemistry. The reference is rendered once per item for that. `--slow-metrics` adds UniSVG's and Image2Struct's,
-`--encoders clip=NAME lpips=alex ...` those that need weights. For the refine task the report tells what the answers
-gained over the defective code.
+Image2Struct, chemistry. The reference is rendered once per item for that. `--slow-metrics` adds UniSVG's and
+Image2Struct's, `--encoders clip=NAME lpips=alex ...` those that need weights. For the refine task the report tells what
+the answers gained over the defective code.
 """
 import argparse
 import functools

@@ -239,7 +239,7 @@ class Renderer:
         return future
 
     def render_many(self, jobs):
-        """Jobs, tuples of the arguments of `submit` -> list of Render in the same order. Raises what `submit` raises."""
+        """Jobs, tuples of the arguments of `submit` -> list of Render in the same order. Raises as `submit`."""
         return [future.result() for future in [self.submit(*job) for job in jobs]]
 
     def _slot(self, sandboxes):

@@ -207,7 +207,7 @@ def trace_matplotlib(written):
     return trace.details
 
 
-# Functions of Axes and of Axes3D in whose calls ChartMimic's evaluator sees nothing, or no colours.
+# Functions of Axes and of Axes3D in whose calls ChartMimic's evaluator sees nothing.
 MORE = "pcolormesh hexbin stairs eventplot barbs streamplot tricontour tricontourf"
 MORE_3D = "plot_wireframe plot_trisurf quiver fill_between"
 

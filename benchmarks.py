@@ -1,16 +1,16 @@
 """Public benchmarks: their rows as Samples, and published numbers to print beside ours.
 
-    python eval.py --model DIR --benchmark chartmimic --data FOLDER --out OUT                  # or --data ORG/NAME of the hub
+    python eval.py --model DIR --benchmark chartmimic --data FOLDER --out OUT         # or --data ORG/NAME of the hub
     python eval.py --predictions FILE --benchmark unisvg --data FOLDER --out OUT
 
-A loader reads the layout in which the benchmark is published; where that layout is documented stands at the loader. How to get
-each, what is comparable and what is not: docs/benchmarks.md.
+A loader reads the layout in which the benchmark is published; where that layout is documented stands at the loader.
+How to get each, what is comparable and what is not: docs/benchmarks.md.
 
-Prompts. Those of the benchmark's own harness in short words (the source at each loader), then which fence is wanted, since an answer
-without its fence is no code here. UniSVG's are stored in its rows and used as they are.
+Prompts. Those of the benchmark's own harness in short words (the source at each loader), then which fence is wanted,
+since an answer without its fence is no code here. UniSVG's are stored in its rows and used as they are.
 
-Left out: ChartMimic's customized task, Plot2Code with instructions and in plotly, the other parts of Image2Struct and UniSVG, all
-judges (GPT-4o ratings), ChemDraw (no public copy was found).
+Left out: ChartMimic's customized task, Plot2Code with instructions and in plotly, the other parts of Image2Struct and
+UniSVG, all judges (GPT-4o ratings), ChemDraw (no public copy was found).
 """
 import json
 import os
@@ -24,11 +24,12 @@ from typing import NamedTuple
 
 import data
 
-WARNING = ("Published numbers come from other harnesses: prompts, splits, judges, renderers and what counts as a failure differ, so a few "
-             "points mean nothing. Ours: a program that fails counts 0 everywhere; an answer needs exactly one fenced block.")
+WARNING = ("Published numbers come from other harnesses: prompts, splits, judges, renderers and what counts as a "
+           "failure differ, so a few points mean nothing. Ours: a program that fails counts 0 everywhere; an answer "
+           "needs exactly one fenced block.")
 
 
-# --------------------------------------------------------------------------------------------------------------- reading
+# -------------------------------------------------------------------------------------------------------------- reading
 
 def read_files(root, wanted):
     """{name: bytes} of the files below `root` whose name `wanted` accepts; names begin with that of `root`.
@@ -37,7 +38,7 @@ def read_files(root, wanted):
     Raises SystemExit with one line where an archive cannot be read.
     """
     if root.is_dir():
-        names = {f"{root.name}/{f.relative_to(root).as_posix()}": f for f in sorted(root.rglob("*")) if not f.name.startswith(".")}
+        names = {name_below(root, f): f for f in sorted(root.rglob("*")) if not f.name.startswith(".")}
         found = {name: f.read_bytes() for name, f in names.items() if wanted(name) and f.is_file()}
         return found or {name: raw for f in sorted(root.glob("*")) if f.suffix in (".gz", ".tgz", ".tar", ".zip")
                          for name, raw in read_files(f, wanted).items()}
@@ -54,14 +55,18 @@ def read_files(root, wanted):
 
 
 def parquet_rows(files, columns):
-    """The rows of parquet files as dicts of `columns`. Raises SystemExit with one line."""
+    """Yield the rows of parquet files as dicts of `columns`.
+
+    Raises SystemExit with one line where a file lacks one of them or is not parquet.
+    """
     import pyarrow.parquet as pq
     for file in files:
         try:
             with pq.ParquetFile(file) as parquet:
                 names = parquet.schema_arrow.names
                 if missing := [c for c in columns if c not in names]:
-                    raise SystemExit(f"error: {file} has no column {', '.join(missing)} (its columns: {', '.join(names)}).")
+                    raise SystemExit(f"error: {file} has no column {', '.join(missing)} "
+                                     f"(its columns: {', '.join(names)}).")
                 for batch in parquet.iter_batches(data.ROW_GROUP, columns=columns):
                     yield from batch.to_pylist()
         except OSError:
@@ -70,11 +75,19 @@ def parquet_rows(files, columns):
             raise SystemExit(f"error: {file} is not a readable parquet file ({str(e).splitlines()[0]}).") from None
 
 
+def name_below(root, file):
+    """Path of a file below the folder `root` as text that begins with the folder's own name, as in an archive of it."""
+    return f"{root.name}/{file.relative_to(root).as_posix()}"
+
+
 def below(root, pattern, *words):
-    """Files of `root` (itself, if it is one) that match `pattern` and have all `words` in their path, in name order."""
+    """Files of the folder `root` that match `pattern` and have all `words` in their path, in name order.
+
+    `root` may also be one file, of which the pattern alone is asked.
+    """
     if root.is_file():
         return [root] if root.match(pattern) else []
-    return [f for f in sorted(root.rglob(pattern)) if all(word in f"{root.name}/{f.relative_to(root).as_posix()}" for word in words)]
+    return [f for f in sorted(root.rglob(pattern)) if all(word in name_below(root, f) for word in words)]
 
 
 def text(raw):
@@ -91,35 +104,39 @@ def picture(cell):
 
 
 def pairs(files, ending):
-    """{name: bytes} -> (stem, code, image) for each stem that has NAME + `ending` or NAME.png; what lacks is empty."""
+    """{name: bytes} -> [(stem, code, image)] of each stem that has STEM + `ending` or STEM.png; what lacks is empty."""
     stems = sorted({n.removesuffix(ending).removesuffix(".png") for n in files})
     return [(Path(s).name, text(files.get(s + ending, b"")), files.get(s + ".png", b"")) for s in stems]
 
 
-# --------------------------------------------------------------------------------------------------------------- loaders
+# -------------------------------------------------------------------------------------------------------------- loaders
 # Each yields (id, prompt, code, image bytes) of its rows; an empty code or image is set aside by `load`.
 
 def chartmimic(root):
-    """ChartMimic, Direct Mimic, the 600 of the published comparisons: direct_600/NAME.py and NAME.png in dataset-iclr.tar.gz.
+    """ChartMimic, Direct Mimic, the 600 of the published comparisons: direct_600/ in dataset-iclr.tar.gz.
 
-    Layout: README of github.com/ChartMimic/ChartMimic, "New Version"; the same folders in VLMEvalKit's vlmeval/dataset/chartmimic.py.
-    Prompt: chart2code/prompts/DirectAgent/gpt-4-vision-preview.json. The figsize it states is read from the reference program, as
-    the harness's own table of sizes (dimentions_info.jsonl) has it.
+    Layout: NAME.py beside NAME.png, see README of github.com/ChartMimic/ChartMimic, "New Version"; the same folders in
+    VLMEvalKit's vlmeval/dataset/chartmimic.py. Prompt: chart2code/prompts/DirectAgent/gpt-4-vision-preview.json. The
+    figsize it states is read from the reference program, as the harness's own table of sizes (dimentions_info.jsonl)
+    has it.
     """
-    for name, code, image in pairs(read_files(root, lambda n: "direct_600/" in n and n.endswith((".py", ".png"))), ".py"):
+    files = read_files(root, lambda n: "direct_600/" in n and n.endswith((".py", ".png")))
+    for name, code, image in pairs(files, ".py"):
         size = re.search(r"figsize\s*=\s*\(\s*([\d.]+)\s*,\s*([\d.]+)\s*\)", code)
         yield name, ("Write the matplotlib code that reproduces this picture from a paper."
                      + (f" Use figsize=({size[1]}, {size[2]}), the size of the original." if size else "")), code, image
 
 
 def design2code(root):
-    """Design2Code, 484 pages: NAME.png and NAME.html (SALT-NLP/Design2Code), or parquet of `image`, `text` (SALT-NLP/Design2Code-hf).
+    """Design2Code, 484 pages: NAME.png, NAME.html (SALT-NLP/Design2Code), or parquet (SALT-NLP/Design2Code-hf).
 
-    Layout: README of github.com/NoviScl/Design2Code, "Testset"; the columns: the hub's dataset page. Prompt: direct_prompting of
-    Design2Code/prompting/gpt4o.py. Pages show rick.jpg for every image; here no file is served, so those places stay empty.
+    Layout: README of github.com/NoviScl/Design2Code, "Testset"; the parquet's columns `image`, `text`: the hub's
+    dataset page. Prompt: direct_prompting of Design2Code/prompting/gpt4o.py. Pages show rick.jpg for every image; here
+    no file is served, so those places stay empty.
     """
-    prompt = ("Write one HTML file, its CSS inside, that reproduces this screenshot of a web page. Use rick.jpg for every image, also for those "
-              "replaced by a blue rectangle. No other external files and no JavaScript. Mind size, text, position and colour of all elements.")
+    prompt = ("Write one HTML file, its CSS inside, that reproduces this screenshot of a web page. Use rick.jpg for "
+              "every image, also for those replaced by a blue rectangle. No other external files and no JavaScript. "
+              "Mind size, text, position and colour of all elements.")
     if tables := below(root, "*.parquet"):
         rows = enumerate(parquet_rows(tables, ["image", "text"]))
         rows = ((str(i), row["text"] or "", picture(row["image"])) for i, row in rows)
@@ -132,8 +149,9 @@ def design2code(root):
 def unisvg(root):
     """UniSVG, image to SVG: the ISVGEN rows of test.json, pictures in png/ or png.zip beside it.
 
-    Layout: infer.py and evaluation.py of github.com/Ryanlijinke/unisvg.github.io (q_text, a_text, image_path, type); files: the hub's
-    page of lili24/UniSVG. Prompt: q_text. What the folder in png.zip is called is not documented: names are matched with and without png/.
+    Layout: infer.py and evaluation.py of github.com/Ryanlijinke/unisvg.github.io (q_text, a_text, image_path, type);
+    files: the hub's page of lili24/UniSVG. Prompt: q_text. What the folder in png.zip is called is not documented:
+    names are matched with and without png/. Raises SystemExit with one line for any other test.json.
     """
     table = root if root.is_file() else root / "test.json"
     try:
@@ -158,22 +176,25 @@ def unisvg(root):
 
 
 def image2latex(root):
-    """Image2Struct, LaTeX plots: plot/validation-*.parquet of stanford-crfm/image2struct-latex-v1 with `image`, `text`, `uuid`.
+    """Image2Struct, LaTeX plots: plot/validation-*.parquet of stanford-crfm/image2struct-latex-v1.
 
-    Layout: the hub's dataset card; that uuid stands in quotation marks: image2struct_scenario.py of github.com/stanford-crfm/helm.
-    Prompt: BASE_PROMPT of its latex_scenario.py. HELM compiles the reference anew; the published picture is the target here.
+    Layout (`image`, `text`, `uuid`): the hub's dataset card; that uuid stands in quotation marks:
+    image2struct_scenario.py of github.com/stanford-crfm/helm. Prompt: BASE_PROMPT of its latex_scenario.py. HELM
+    compiles the reference anew; the published picture is the target here.
     """
-    prompt = "Write the LaTeX code that draws this image. Only the code of what is seen: imports, begin and end of the document are put around it."
+    prompt = ("Write the LaTeX code that draws this image. Only the code of what is seen: imports, begin and end of "
+              "the document are put around it.")
     for row in parquet_rows(below(root, "*.parquet", "plot", "validation"), ["image", "text", "uuid"]):
         yield str(row["uuid"]).strip('"'), prompt, row["text"] or "", picture(row["image"])
 
 
 def plot2code(root):
-    """Plot2Code, direct asking, the 132 matplotlib plots: data/python_matplotlib/test/metadata.jsonl (file_name, code) and its PNGs.
+    """Plot2Code, direct asking, the 132 matplotlib plots: data/python_matplotlib/test/metadata.jsonl and its PNGs.
 
-    Layout: the hub's page of TencentARC/Plot2Code and plot2code/utils.py of github.com/TencentARC/Plot2Code, whose `direct_prompt` is
-    the prompt. An older revision has test/metadata.jsonl.
+    Layout: the hub's page of TencentARC/Plot2Code (file_name, code of a line) and plot2code/utils.py of
+    github.com/TencentARC/Plot2Code, whose `direct_prompt` is the prompt. An older revision has test/metadata.jsonl.
     """
+    prompt = "Write matplotlib code that draws a plot as similar as possible to this image."
     for table in [f for f in below(root, "metadata.jsonl") if "plotly" not in f.parent.parent.name]:
         for i, line in enumerate(table.read_bytes().splitlines()):
             try:
@@ -183,15 +204,16 @@ def plot2code(root):
                 name, code = f"line {i + 1}", ""
             file = table.parent / name
             image = file.read_bytes() if code and file.is_file() else b""
-            yield name.removesuffix(".png"), "Write matplotlib code that draws a plot as similar as possible to this image.", code, image
+            yield name.removesuffix(".png"), prompt, code, image
 
 
 class Benchmark(NamedTuple):
-    rows: object  # the loader
-    language: str
+    """How `load` gets at a benchmark, and what it says where that fails."""
+    rows: object  # its loader above: root (Path) -> rows
+    language: str  # of all its answers
     hub: str  # where it is published
-    files: tuple  # what is fetched of it
-    layout: str  # what a local folder has to hold
+    files: tuple  # what is fetched of it: names or patterns in the hub's repository
+    layout: str  # what a local folder has to hold, in words
 
 
 BENCHMARKS = {
@@ -199,7 +221,8 @@ BENCHMARKS = {
                             "direct_600/ with NAME.py and NAME.png, or dataset-iclr.tar.gz"),
     "design2code": Benchmark(design2code, "html", "SALT-NLP/Design2Code-hf", ("data/*.parquet", "*.png", "*.html"),
                              "NAME.html and NAME.png, or parquet files with the columns image and text"),
-    "unisvg": Benchmark(unisvg, "svg", "lili24/UniSVG", ("test.json", "png.zip"), "test.json with ISVGEN rows, and png/ or png.zip"),
+    "unisvg": Benchmark(unisvg, "svg", "lili24/UniSVG", ("test.json", "png.zip"),
+                        "test.json with ISVGEN rows, and png/ or png.zip"),
     "image2latex": Benchmark(image2latex, "latex", "stanford-crfm/image2struct-latex-v1", ("plot/validation*.parquet",),
                              "plot/validation-*.parquet with the columns image, text and uuid"),
     "plot2code": Benchmark(plot2code, "python", "TencentARC/Plot2Code", ("data/python_matplotlib/*",),
@@ -208,9 +231,10 @@ BENCHMARKS = {
 
 
 def load(name, path):
-    """The Samples of benchmark `name` from `path`, a local folder or a hub id; rows without code or picture are counted aloud.
+    """The Samples of benchmark `name` from `path`, a local folder or file, or a hub id: a list, never empty.
 
-    Raises SystemExit with one line that says what was expected where.
+    Rows without code or picture are left out and counted aloud. Raises SystemExit with one line that says what was
+    expected where.
     """
     benchmark, root = BENCHMARKS[name], Path(path)
     if not root.exists():
@@ -225,8 +249,8 @@ def load(name, path):
             aside[why] += 1
             first = first or f"{id_}: {why}"
         else:
-            samples.append(data.Sample(f"{prompt} Answer with one ```{language} block.", data.fenced(language, code.strip()), image, id_,
-                                       data.DOMAIN_OF[language], language, source=name))
+            question, answer = f"{prompt} Answer with one ```{language} block.", data.fenced(language, code.strip())
+            samples.append(data.Sample(question, answer, image, id_, data.DOMAIN_OF[language], language, source=name))
     counts = ", ".join(f"{n} with {why}" for why, n in aside.items())
     if not samples:
         raise SystemExit(f"error: {root} holds no usable row of {name}, which is laid out as {benchmark.layout}"
@@ -236,7 +260,7 @@ def load(name, path):
     return samples
 
 
-# ----------------------------------------------------------------------------------------------------- published numbers
+# ---------------------------------------------------------------------------------------------------- published numbers
 
 SOURCES = {
     "CharTide": "CharTide's README, arXiv 2604.22192; Plot2Code over all items",
@@ -256,25 +280,27 @@ COLUMNS = {
 # {benchmark: ((model, source, a percentage per column; None where the source has none), ...)}
 PUBLISHED = {
     "chartmimic": (
-        ("GPT-4o", "CharTide", 94.7, 80.0, 87.7), ("GPT-5", "CharTide", 96.8, 82.1, 94.7), ("Qwen2.5-VL-7B", "CharTide", 75.0, 49.0, 51.8),
-        ("Qwen3-VL-8B", "CharTide", 81.7, 63.7, 71.5), ("VinciCoder-7B", "CharTide", 91.2, 77.0, 83.4),
-        ("VinciCoder-8B", "CharTide", 90.2, 75.8, 81.4), ("VinciCoder-8B-SFT", "Visual-ERM", 86.2, 68.2, 77.5),
-        ("  + RL, DINO reward", "Visual-ERM", 90.8, 73.1, 82.3)),
+        ("GPT-4o", "CharTide", 94.7, 80.0, 87.7), ("GPT-5", "CharTide", 96.8, 82.1, 94.7),
+        ("Qwen2.5-VL-7B", "CharTide", 75.0, 49.0, 51.8), ("Qwen3-VL-8B", "CharTide", 81.7, 63.7, 71.5),
+        ("VinciCoder-7B", "CharTide", 91.2, 77.0, 83.4), ("VinciCoder-8B", "CharTide", 90.2, 75.8, 81.4),
+        ("VinciCoder-8B-SFT", "Visual-ERM", 86.2, 68.2, 77.5), ("  + RL, DINO reward", "Visual-ERM", 90.8, 73.1, 82.3)),
     "design2code": (
-        ("GPT-4o", "PrismaCoder", None, None, 88.2), ("GPT-5", "OCRVerse", 90.6, 91.0, None), ("Qwen2.5-VL-7B", "OCRVerse", 83.4, 87.6, None),
-        ("Qwen3-VL-8B", "OCRVerse", 85.5, 87.2, None), ("Qwen3-VL-8B", "PrismaCoder", None, None, 82.8),
-        ("VinciCoder-7B", "PrismaCoder", None, None, 76.6), ("VinciCoder-8B", "PrismaCoder", None, None, 81.9)),
+        ("GPT-4o", "PrismaCoder", None, None, 88.2), ("GPT-5", "OCRVerse", 90.6, 91.0, None),
+        ("Qwen2.5-VL-7B", "OCRVerse", 83.4, 87.6, None), ("Qwen3-VL-8B", "OCRVerse", 85.5, 87.2, None),
+        ("Qwen3-VL-8B", "PrismaCoder", None, None, 82.8), ("VinciCoder-7B", "PrismaCoder", None, None, 76.6),
+        ("VinciCoder-8B", "PrismaCoder", None, None, 81.9)),
     "unisvg": (
-        ("GPT-4o", "PrismaCoder", None, 71.0), ("GPT-5", "OCRVerse", None, 77.3), ("Qwen2.5-VL-7B", "OCRVerse", None, 63.3),
-        ("Qwen3-VL-8B", "Visual-ERM", 60.9, 64.2), ("VinciCoder-7B", "PrismaCoder", None, 85.7), ("VinciCoder-8B", "PrismaCoder", None, 87.2),
+        ("GPT-4o", "PrismaCoder", None, 71.0), ("GPT-5", "OCRVerse", None, 77.3),
+        ("Qwen2.5-VL-7B", "OCRVerse", None, 63.3), ("Qwen3-VL-8B", "Visual-ERM", 60.9, 64.2),
+        ("VinciCoder-7B", "PrismaCoder", None, 85.7), ("VinciCoder-8B", "PrismaCoder", None, 87.2),
         ("VinciCoder-8B-SFT", "Visual-ERM", 81.1, 87.9), ("  + RL, DINO reward", "Visual-ERM", 76.9, 86.3)),
     "image2latex": (  # no numbers of VinciCoder were found outside its own paper
-        ("GPT-5", "OCRVerse", 78.7, 57.4), ("Qwen2.5-VL-7B", "OCRVerse", 42.7, 25.5), ("Qwen3-VL-8B", "OCRVerse", 47.7, 33.0),
-        ("OCRVerse-4B", "OCRVerse", 88.7, 63.1)),
+        ("GPT-5", "OCRVerse", 78.7, 57.4), ("Qwen2.5-VL-7B", "OCRVerse", 42.7, 25.5),
+        ("Qwen3-VL-8B", "OCRVerse", 47.7, 33.0), ("OCRVerse-4B", "OCRVerse", 88.7, 63.1)),
     "plot2code": (
-        ("GPT-4o", "CharTide", 87.1, 52.6, 56.6), ("GPT-5", "CharTide", 87.8, 61.9, 72.8), ("Qwen2.5-VL-7B", "CharTide", 68.9, 33.7, 30.4),
-        ("Qwen3-VL-8B", "CharTide", 76.5, 36.3, 39.1), ("VinciCoder-7B", "CharTide", 68.9, 33.6, 33.9),
-        ("VinciCoder-8B", "CharTide", 85.6, 49.8, 44.9)),
+        ("GPT-4o", "CharTide", 87.1, 52.6, 56.6), ("GPT-5", "CharTide", 87.8, 61.9, 72.8),
+        ("Qwen2.5-VL-7B", "CharTide", 68.9, 33.7, 30.4), ("Qwen3-VL-8B", "CharTide", 76.5, 36.3, 39.1),
+        ("VinciCoder-7B", "CharTide", 68.9, 33.6, 33.9), ("VinciCoder-8B", "CharTide", 85.6, 49.8, 44.9)),
 }
 
 

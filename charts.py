@@ -89,7 +89,7 @@ def patch_molecules(molecules):
 
 def patch_matplotlib(saved, shown, plain_save, inspect):
     """Every way to save or show ends in print_png, which keeps the pixels that Agg has drawn, the texts and where they
-    stand."""
+    stand, and with inspect the details. plain_save: Pillow's own save, which is not to be noted."""
     import matplotlib.figure
     import matplotlib.pyplot as pyplot
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -132,7 +132,7 @@ def patch_matplotlib(saved, shown, plain_save, inspect):
 
 
 def patch_plotly(saved, shown):
-    """Nothing is drawn here: a figure that is saved or shown is kept as JSON for the browser."""
+    """Nothing is drawn here: a figure that is saved or shown is kept as a Figure, JSON for the browser."""
     import plotly.io
     import plotly.offline
     from plotly.basedatatypes import BaseFigure
@@ -153,7 +153,7 @@ def patch_plotly(saved, shown):
 
 
 def patch_pillow(saved, shown):
-    """-> the save that was there before."""
+    """Images that the program saves or shows are kept. -> the save that was there before."""
     from PIL import Image
     plain_save = Image.Image.save
 
@@ -166,7 +166,8 @@ def patch_pillow(saved, shown):
 
 
 def read_image_files():
-    """[(image, texts, None)] of the newest image file in the working folder, [] without one."""
+    """[(image uint8 [H, W, 3], texts or None, None)] of the newest image file in the working folder, [] without one.
+    Raises what its reader raises."""
     from PIL import Image
     files = [f for f in glob.glob("**/*", recursive=True)
              if f.lower().endswith((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".svg", ".pdf"))]
@@ -186,30 +187,41 @@ def read_image_files():
 # ---------------------------------------------------------------------------------------- what inspect=True tells
 
 def trace_matplotlib(written):
-    """From here on plotting calls of matplotlib and networkx are noted. -> look(figure): DETAILS of the figure just drawn.
-    written: a list that receives the strings; the caller empties it before a drawing that counts.
+    """From here on plotting calls of matplotlib and networkx are noted. -> look(figure): DETAILS of the figure just
+    drawn, or a str that says why there are none. written: a list that receives the strings drawn and the Text of each;
+    the caller empties it before a drawing that counts.
 
-    What is noted, of which call and when, is ChartMimic's (github.com/ChartMimic/ChartMimic, chart2code/utils/evaluator).
-    types: the outermost calls of the functions that chart_type_evaluator_prefix.py lists. colors: read when a thing is
-    made and again at the end, of the last thing made in each colour (color_evaluator_prefix.py). layout: the place of
-    each Axes in its grid (layout_evaluator.py). texts: the lines that reach the renderer once the x and y ticks of all
-    Axes are gone (text_evaluator.py); here the ticks stay, their strings are left out. Deviations: calls in which it sees
-    nothing are noted too (the second list), or a heat map by pcolormesh would be judged on nothing; squarify and
-    matplotlib_venn are not; of several figures only the one that was drawn counts.
+    What is noted, of which call and when, is ChartMimic's (github.com/ChartMimic/ChartMimic,
+    chart2code/utils/evaluator). types: the outermost calls of the functions that chart_type_evaluator_prefix.py lists.
+    colors: read when a thing is made and again at the end, of the last thing made in each colour
+    (color_evaluator_prefix.py). layout: the place of each Axes in its grid (layout_evaluator.py). texts: the lines that
+    reach the renderer once the x and y ticks of all Axes are gone (text_evaluator.py); here the ticks stay, their
+    strings are left out. Deviations: calls in which it sees nothing are noted too (MORE, MORE_3D), or a heat map by
+    pcolormesh would be judged on nothing; squarify and matplotlib_venn are not; of several figures only the one that
+    was drawn counts.
     """
-    from matplotlib import cbook, patches
-    from matplotlib.axes import Axes
-    from matplotlib.axes._base import _process_plot_var_args
-    from matplotlib.backends.backend_agg import RendererAgg
-    from matplotlib.colorbar import Colorbar
-    from matplotlib.colors import to_hex
-    from matplotlib.image import NonUniformImage
-    from matplotlib.projections.polar import PolarAxes
-    from matplotlib.text import Text
-    from mpl_toolkits.mplot3d import Axes3D
-    calls, made, speakers, counting, colouring = [], {}, [], [0], [0]      # the last two: depth inside watched functions
+    trace = Trace(written)
+    watch_types(trace)
+    watch_colours(trace)
+    watch_texts(written)
+    return trace.details
 
-    def watch(owner, name, depth, note):
+
+# Functions of Axes and of Axes3D in whose calls ChartMimic's evaluator sees nothing.
+MORE = "pcolormesh hexbin stairs eventplot barbs streamplot tricontour tricontourf"
+MORE_3D = "plot_wireframe plot_trisurf quiver fill_between"
+
+
+class Trace:
+    """What a program plots, noted call by call: `count` and `colour` say of which functions, `details` tells it all."""
+
+    def __init__(self, written):
+        self.calls, self.made = [], {}            # [(call, first argument)]; {(call, colour): (part, its reader)}
+        self.counting, self.colouring = [0], [0]  # depth inside watched functions
+        self.written = written                    # [(string, Text or None)]
+
+    def watch(self, owner, name, depth, note):
+        """note(result, options, *args) is called after each outermost call of owner.name."""
         plain = getattr(owner, name)
 
         @functools.wraps(plain)
@@ -225,17 +237,23 @@ def trace_matplotlib(written):
             return result
         setattr(owner, name, call)
 
-    def count(owner, names, call=None, suffix=""):
+    def count(self, owner, names, call=None, suffix=""):
+        """Note the calls of these functions, named as they are or `call`."""
+        from matplotlib.projections.polar import PolarAxes
+
         def note(name):
             def add(result, options, first, *rest):
                 polar = "_polar" if name == "plot" and type(first) is PolarAxes else ""
-                calls.append(((call or name) + suffix + polar, first))
+                self.calls.append(((call or name) + suffix + polar, first))
             return add
         for name in names.split():
-            watch(owner, name, counting, note(name))
+            self.watch(owner, name, self.counting, note(name))
 
-    def colour(owner, names, parts, read, call=None, suffix=""):
-        """parts(result, first argument): what was made; read(part): its colours."""
+    def colour(self, owner, names, parts, read, call=None, suffix=""):
+        """Note the colours of what these functions make. parts(result, first argument): a list of what was made;
+        read(part): a list of its colours."""
+        from matplotlib.projections.polar import PolarAxes
+
         def note(name):
             def add(result, options, first, *rest):
                 polar = "_polar" if name in ("plot", "scatter") and type(first) is PolarAxes else ""
@@ -243,27 +261,87 @@ def trace_matplotlib(written):
                 for part in [result] if by_map else parts(result, first):
                     reader = colormap if by_map else read
                     if colours := reader(part):
-                        made[(call or name) + suffix + polar, colours[-1]] = part, reader
+                        self.made[(call or name) + suffix + polar, colours[-1]] = part, reader
             return add
         for name in names.split():
-            watch(owner, name, colouring, note(name))
+            self.watch(owner, name, self.colouring, note(name))
 
+    def details(self, figure):
+        """-> DETAILS of the figure just drawn, or one line: why there are none."""
+        def here(thing):
+            return not hasattr(thing, "get_figure") or thing.get_figure(root=True) in (figure, None)
+        try:
+            ticks, grid, colours = set(), [], set()
+            for axes in figure.axes:
+                for axis in (axes.xaxis, axes.yaxis):
+                    ticks.update(label for tick in axis.majorTicks for label in (tick.label1, tick.label2))
+                    ticks.add(axis.offsetText)
+                if spec := axes.get_subplotspec():
+                    nrows, ncols = spec.get_gridspec().get_geometry()
+                    rows, columns = spec.rowspan, spec.colspan
+                    grid.append(dict(nrows=nrows, ncols=ncols, row_start=rows.start, row_end=rows.stop - 1,
+                                     col_start=columns.start, col_end=columns.stop - 1))
+            for (call, _), (part, read) in self.made.items():
+                if here(part):
+                    colours.update((call, colour) for colour in read(part))
+            return dict(texts=[string for string, text in self.written if text not in ticks], layout=grid,
+                        types=Counter(call for call, thing in self.calls if here(thing)), colors=sorted(colours))
+        except Exception as error:               # an artist of the program's own, perhaps: the picture is there
+            return "the figure cannot be inspected: " + describe(error)
+
+
+def colormap(part):
+    """[name of the colormap of a thing that is drawn by one]."""
+    return [part.get_cmap().name]
+
+
+def watch_types(trace):
+    """Have the trace count the calls that make a chart what it is."""
+    from matplotlib import patches
+    from matplotlib.axes import Axes
+    from matplotlib.colorbar import Colorbar
+    from matplotlib.image import NonUniformImage
+    from mpl_toolkits.mplot3d import Axes3D
+    trace.count(Axes, "bar barh plot axhline axvline axvspan axhspan hlines vlines errorbar boxplot violinplot violin "
+                "hist fill_between fill_betweenx scatter quiver pie fill imshow pcolor contour contourf broken_barh "
+                "tripcolor")
+    trace.count(Axes, MORE)
+    trace.count(Axes3D, "scatter plot plot_surface bar3d bar add_collection3d", suffix="_3d")
+    trace.count(Axes3D, MORE_3D, suffix="_3d")
+    trace.count(NonUniformImage, "__init__", "image")
+    trace.count(patches.Ellipse, "__init__", "ellipse"), trace.count(patches.Circle, "__init__", "ellipse")
+    for depth in (trace.counting, trace.colouring):
+        trace.watch(Colorbar, "_draw_all", depth, lambda *call: None)      # its pcolormesh is not the program's
+    if "networkx" in sys.modules:
+        from networkx.drawing import nx_pylab
+        trace.count(nx_pylab, "draw_networkx_nodes draw_networkx_labels draw_networkx_edges")
+
+
+def watch_colours(trace):
+    """Have the trace note the colours of what those calls make; after `watch_types`."""
+    from matplotlib import cbook, patches
+    from matplotlib.axes import Axes
+    from matplotlib.axes._base import _process_plot_var_args
+    from matplotlib.colors import to_hex
+    from matplotlib.image import NonUniformImage
+    from matplotlib.projections.polar import PolarAxes
+    from mpl_toolkits.mplot3d import Axes3D
+    colour = trace.colour
+
+    # part -> its colours
     hexes = lambda colours: [to_hex(c).upper() for c in np.atleast_2d(colours)] if len(colours) else []
     line = lambda part: [to_hex(part.get_color()).upper()]
     faces, edges = lambda part: hexes(part.get_facecolor()), lambda part: hexes(part.get_edgecolor())
-    face, colormap = lambda part: faces(part)[:1], lambda part: [part.get_cmap().name]
+    face = lambda part: faces(part)[:1]
     mapped = lambda part: colormap(part) if part.get_array() is not None else faces(part) or edges(part)
-    it, each, itself = lambda result, first: [result], lambda result, first: list(result), lambda result, first: [first]
-    bars = lambda result, first: [b for group in (result[2] if type(result[2]) is cbook.silent_list else [result[2]]) for b in group]
+    arrows = lambda part: [hexes(arrow.get_facecolor())[0] for arrow in part] if isinstance(part, list) else edges(part)
 
-    flat, solid = "pcolormesh hexbin stairs eventplot barbs streamplot tricontour tricontourf", "plot_wireframe plot_trisurf quiver fill_between"
-    count(Axes, "bar barh plot axhline axvline axvspan axhspan hlines vlines errorbar boxplot violinplot violin hist fill_between "
-          "fill_betweenx scatter quiver pie fill imshow pcolor contour contourf broken_barh tripcolor " + flat)
-    count(Axes3D, "scatter plot plot_surface bar3d bar add_collection3d " + solid, suffix="_3d")
-    count(NonUniformImage, "__init__", "image")
-    count(patches.Ellipse, "__init__", "ellipse"), count(patches.Circle, "__init__", "ellipse")
-    for depth in (counting, colouring):
-        watch(Colorbar, "_draw_all", depth, lambda *call: None)            # its pcolormesh is not the program's
+    # (result, first argument) -> what was made
+    it, each = lambda result, first: [result], lambda result, first: list(result)
+    itself = lambda result, first: [first]
+    exactly = lambda kind: lambda result, first: [first] if type(first) is kind else []
+    groups = lambda result: result[2] if type(result[2]) is cbook.silent_list else [result[2]]
+    bars = lambda result, first: [bar for group in groups(result) for bar in group]
 
     colour(_process_plot_var_args, "_make_line", lambda result, first: [result[0]], line, "plot")
     colour(Axes, "axhline axvline", it, line)
@@ -285,21 +363,25 @@ def trace_matplotlib(written):
     colour(Axes3D, "plot", each, line, suffix="_3d")
     colour(Axes3D, "bar", each, faces, suffix="_3d")
     colour(Axes3D, "plot_surface bar3d", it, face, suffix="_3d")
-    colour(Axes3D, solid, it, mapped, suffix="_3d")
+    colour(Axes3D, MORE_3D, it, mapped, suffix="_3d")
     colour(NonUniformImage, "__init__", itself, colormap, "image")
-    exactly = lambda kind: lambda result, first: [first] if type(first) is kind else []
     for kind in (patches.Ellipse, patches.Circle):
         colour(kind, "__init__", exactly(kind), faces, "ellipse")
     if "networkx" in sys.modules:
         import networkx
         from networkx.drawing import nx_pylab
-        for part, parts, read in (("nodes", it, faces), ("labels", lambda result, first: result.values(), line), ("edges", it, lambda part: (
-                [hexes(arrow.get_facecolor())[0] for arrow in part] if isinstance(part, list) else edges(part)))):
-            count(nx_pylab, "draw_networkx_" + part)
-            colour(nx_pylab, "draw_networkx_" + part, parts, read)
-            setattr(networkx, "draw_networkx_" + part, getattr(nx_pylab, "draw_networkx_" + part))
+        colour(nx_pylab, "draw_networkx_nodes", it, faces)
+        colour(nx_pylab, "draw_networkx_labels", lambda result, first: result.values(), line)
+        colour(nx_pylab, "draw_networkx_edges", it, arrows)
+        for name in ("draw_networkx_nodes", "draw_networkx_labels", "draw_networkx_edges"):
+            setattr(networkx, name, getattr(nx_pylab, name))
 
-    plain_text, plain_string = Text.draw, RendererAgg.draw_text
+
+def watch_texts(written):
+    """Have each string that reaches the renderer appended to `written`, with the Text that it is of, or None."""
+    from matplotlib.backends.backend_agg import RendererAgg
+    from matplotlib.text import Text
+    plain_text, plain_string, speakers = Text.draw, RendererAgg.draw_text, []
 
     def draw_text(text, *args, **options):
         speakers.append(text)
@@ -310,25 +392,3 @@ def trace_matplotlib(written):
         written.append((string, speakers[-1] if speakers else None))
         plain_string(renderer, gc, x, y, string, *args, **options)
     Text.draw, RendererAgg.draw_text = draw_text, draw_string
-
-    def look(figure):
-        def here(thing):
-            return not hasattr(thing, "get_figure") or thing.get_figure(root=True) in (figure, None)
-        try:
-            silent, grid, colours = set(), [], set()
-            for axes in figure.axes:
-                for axis in (axes.xaxis, axes.yaxis):
-                    silent.update(label for tick in axis.majorTicks for label in (tick.label1, tick.label2))
-                    silent.add(axis.offsetText)
-                if spec := axes.get_subplotspec():
-                    nrows, ncols = spec.get_gridspec().get_geometry()
-                    grid.append(dict(nrows=nrows, ncols=ncols, row_start=spec.rowspan.start, row_end=spec.rowspan.stop - 1,
-                                     col_start=spec.colspan.start, col_end=spec.colspan.stop - 1))
-            for (call, _), (part, read) in made.items():
-                if here(part):
-                    colours.update((call, colour) for colour in read(part))
-            return dict(texts=[string for string, text in written if text not in silent],
-                        types=Counter(call for call, thing in calls if here(thing)), layout=grid, colors=sorted(colours))
-        except Exception as error:               # an artist of the program's own, perhaps: the picture is there all the same
-            return "the figure cannot be inspected: " + describe(error)
-    return look

@@ -68,20 +68,24 @@ READER = """(() => { const of = (owner, key) => {
 # (ocr_free_utils.py), else its own. White space is collapsed, what lies outside the picture is cut. Colours over white.
 INSPECT = """((width, height, limit) => {
   const owned = "p,h1,h2,h3,h4,h5,h6,div,span,a,b,li,table,td,th,button,footer,header,figcaption", owners = new Map();
-  const pen = Object.assign(document.createElement("canvas"), {width: 1, height: 1}).getContext("2d", {willReadFrequently: true});
+  const canvas = Object.assign(document.createElement("canvas"), {width: 1, height: 1});
+  const pen = canvas.getContext("2d", {willReadFrequently: true});
   const rgb = new Map(), rgbOf = css => { if (!rgb.has(css)) {
     pen.fillStyle = "#fff"; pen.fillRect(0, 0, 1, 1); pen.fillStyle = css; pen.fillRect(0, 0, 1, 1);
     rgb.set(css, [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3)) } return rgb.get(css) };
-  const range = document.createRange(), walk = document.createTreeWalker(document.body || document, NodeFilter.SHOW_TEXT);
+  const range = document.createRange();
+  const walk = document.createTreeWalker(document.body || document, NodeFilter.SHOW_TEXT);
   for (let n; n = walk.nextNode();) {
     const text = n.data.replace(/\\s+/g, " ").trim(), parent = n.parentElement; if (!text || !parent) continue;
     range.selectNodeContents(n); const r = range.getBoundingClientRect(), style = getComputedStyle(parent);
     const x0 = Math.max(0, r.left + scrollX), y0 = Math.max(0, r.top + scrollY);
     const x1 = Math.min(width, r.right + scrollX), y1 = Math.min(height, r.bottom + scrollY);
     if (x1 <= x0 || y1 <= y0 || style.visibility !== "visible") continue;
-    const owner = parent.closest(owned) || parent, b = owners.get(owner) || {texts: [], box: [x0, y0, x1, y1], color: [0, 0, 0], count: 0};
+    const owner = parent.closest(owned) || parent;
+    const b = owners.get(owner) || {texts: [], box: [x0, y0, x1, y1], color: [0, 0, 0], count: 0};
     b.texts.push(text), b.count += text.length, rgbOf(style.color).forEach((c, i) => b.color[i] += c * text.length);
-    b.box = [Math.min(b.box[0], x0), Math.min(b.box[1], y0), Math.max(b.box[2], x1), Math.max(b.box[3], y1)], owners.set(owner, b) }
+    b.box = [Math.min(b.box[0], x0), Math.min(b.box[1], y0), Math.max(b.box[2], x1), Math.max(b.box[3], y1)];
+    owners.set(owner, b) }
   const blocks = [...owners.values()].map(({texts, box: [x0, y0, x1, y1], color, count}) => ({text: texts.join(" "),
     box: [x0 / width, y0 / height, (x1 - x0) / width, (y1 - y0) / height], color: color.map(c => c / count)}));
   const trees = new Set(); for (const e of document.querySelectorAll("*")) if (e.children.length)
@@ -127,6 +131,7 @@ class Browser:
         self.open_tab()
 
     def open_tab(self):
+        """Make a new tab the one that commands go to, its time standing still; the tab before it stays open."""
         self.pages, self.viewport, self.session = 0, None, None
         try:
             self.target, self.paced = None, True
@@ -163,6 +168,7 @@ class Browser:
         return self.count
 
     def call(self, method, **params):
+        """Send a command and wait -> its result, a dict."""
         return self.answer(self.post(method, **params))
 
     def answer(self, number):
@@ -186,7 +192,7 @@ class Browser:
             self.stray.append(params["targetInfo"]["targetId"])
 
     def receive(self):
-        """The next message."""
+        """The next message, a dict: an answer or an event."""
         searched = 0
         while (end := self.buffer.find(b"\0", searched)) < 0:
             searched = len(self.buffer)
@@ -232,7 +238,8 @@ class Browser:
         """-> DETAILS of the page, or one line: why there are none. The page's scripts have no hand in this world's
         functions."""
         world = self.call("Page.createIsolatedWorld", frameId=self.frame)["executionContextId"]
-        answer = self.call("Runtime.evaluate", contextId=world, expression=f"{INSPECT}({width}, {height}, {MAX_DETAILS})")
+        call = f"{INSPECT}({width}, {height}, {MAX_DETAILS})"
+        answer = self.call("Runtime.evaluate", contextId=world, expression=call)
         found = answer["result"].get("value")
         if isinstance(found, str):
             return json.loads(found)
@@ -304,8 +311,12 @@ class Pages:
         self.browser = Browser(server.chromium, server.scratch)
 
     def run(self, language, code, size, inspect, deadline):
+        """Draw a page, or a plotly figure, whose code is the JSON of drawing.Figure.args."""
         self.browser.deadline = deadline
-        draw = self.browser.draw_figure if language == "plotly" else functools.partial(self.browser.draw, inspect=inspect)
+        if language == "plotly":
+            draw = self.browser.draw_figure
+        else:
+            draw = functools.partial(self.browser.draw, inspect=inspect)
         try:
             self.server.deliver(draw, code, size, lost=(TimeoutError, Crash, EOFError))
         except TimeoutError:

@@ -39,7 +39,10 @@ def real(least=0.0, most=math.inf, above=False):
 
 
 def name(text):
-    """What argparse calls to read a path or hub id: not the empty one that an unset variable of a shell leaves."""
+    """What argparse calls to read a path or hub id: not the empty one that an unset variable of a shell leaves.
+
+    Here as with `whole` and `real` argparse ends the program where the text is none such (ArgumentTypeError).
+    """
     if not text.strip():
         raise argparse.ArgumentTypeError("a name is wanted, not an empty one")
     return text
@@ -48,8 +51,8 @@ def name(text):
 def end_quietly():
     """From here on what is no bug ends this program in one line, not in a traceback.
 
-    That is: Ctrl-C, no permission, a full disk, no such file or module; in no line when the reader goes away (`| head`).
-    The exit code stays what it was: killed by SIGINT, or 1.
+    That is: Ctrl-C, no permission, a full disk, no such file or module; in no line when the reader goes away
+    (`| head`). The exit code stays what it was: killed by SIGINT, or 1.
     """
     def nobody_reads():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the rest in the buffer of stdout goes
@@ -78,14 +81,18 @@ def end_quietly():
 
 
 def progress_bar(name, steps, seconds, step, elapsed, shown):
-    """A bar with an ETA over `steps`, or over `seconds` of training where those are the limit (> 0), from where we are."""
+    """A tqdm bar with an ETA over `steps`, or over `seconds` of training where those are the limit (> 0).
+
+    It begins at `step`, or at `elapsed` seconds; shown: False on all processes but one.
+    """
     from tqdm import tqdm
+    total, initial, unit = (seconds, elapsed, "s") if seconds else (steps, step, "steps")
     layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}{postfix}]"
-    return tqdm(total=seconds or steps, initial=elapsed if seconds else step, desc=name, unit="s" if seconds else "steps", disable=not shown, mininterval=1, bar_format=layout)
+    return tqdm(total=total, initial=initial, desc=name, unit=unit, disable=not shown, mininterval=1, bar_format=layout)
 
 
 def begin(start, arguments):
-    """What a process of a Pool does first."""
+    """What a process of a Pool does first: see to it that it ends with its parent, then start(*arguments), if any."""
     parent = parent_process()  # nobody else tells it that the main process was killed: it would wait for ever
     Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     if start:
@@ -95,13 +102,14 @@ def begin(start, arguments):
 class Pool(ProcessPoolExecutor):
     """Spawned processes that end with the one that started them and leave Ctrl-C to it.
 
-    An exception there ends them, whatever they do. start(*arguments) is called in each of them first.
+    An exception inside its `with` block ends them, whatever they do. start(*arguments) is called in each of them first.
     """
 
     def __init__(self, workers, start=None, arguments=()):
         super().__init__(workers, get_context("spawn"), begin, (start, arguments))
 
     def submit(self, *args, **options):
+        """As that of ProcessPoolExecutor; a process that it starts is deaf to Ctrl-C."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by a process that this starts
         try:
             return super().submit(*args, **options)

@@ -1,6 +1,7 @@
-"""The processes of a run: their group, sums over them, weights sharded over them (FSDP2). One process needs none of it and may call it all.
+"""The processes of a run: their group, sums over them, weights sharded over them (FSDP2).
 
-A rank is one process of torchrun's, with one GPU where there are any. What is called collective must be called by all ranks.
+One process needs none of it and may call it all. A rank is one process of torchrun's, with one GPU where there are any.
+What is called collective must be called by all ranks.
 """
 import os
 
@@ -11,9 +12,10 @@ from torch import nn
 # ------------------------------------------------------------------------------------------------------------ the group
 
 def init_distributed():
-    """Join the process group that torchrun describes in the environment, if any; returns the device to use.
+    """Join the process group that torchrun describes in the environment, if any; returns the torch.device to use.
 
-    A single GPU gets a group of its own, so that its weights are FSDP2's, too: bf16 where autocast would leave half of the arithmetic in fp32.
+    A single GPU gets a group of its own, so that its weights are FSDP2's, too: bf16 where autocast would leave half of
+    the arithmetic in fp32.
     """
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
@@ -43,30 +45,41 @@ def world():
 
 
 def barrier():
-    """Wait until every rank is here."""
+    """Wait until every rank is here. Collective."""
     if dist.is_initialized():
         dist.barrier()
 
 
+LOST = ("onnection closed", "onnection reset", "roken pipe", "remote process exited")  # gloo and NCCL of a dead process
+
+
 def run(main):
-    """Call a stage's main(); what is no bug ends in one line, not in a traceback: a full disk, a path without permission, a
-    process of the run that has died (the others notice at their next collective)."""
+    """Call a stage's main(); what is no bug ends in one line (SystemExit), not in a traceback.
+
+    That is: a full disk, a path without permission, a process of the run that has died (the others notice at their next
+    collective).
+    """
     try:
         main()
     except OSError as e:
-        raise SystemExit(f"error: {e.strerror or e}{f': {e.filename}' if e.filename else ''}. States already saved are intact; mend it, then "
-                         f"run the same command with --resume.") from None
+        where = f": {e.filename}" if e.filename else ""
+        raise SystemExit(f"error: {e.strerror or e}{where}. States already saved are intact; mend it, then run the "
+                         f"same command with --resume.") from None
     except RuntimeError as e:
-        if not dist.is_initialized() or not any(sign in str(e) for sign in ("onnection closed", "onnection reset", "roken pipe", "remote process exited")):
+        if not dist.is_initialized() or not any(sign in str(e) for sign in LOST):
             raise
-        raise SystemExit(f"error: rank {dist.get_rank()} lost another process of this run ({str(e).strip().splitlines()[0]}). States already saved are "
-                         f"intact: the same command with --resume goes on.") from None
+        why = str(e).strip().splitlines()[0]
+        raise SystemExit(f"error: rank {dist.get_rank()} lost another process of this run ({why}). States already "
+                         f"saved are intact: the same command with --resume goes on.") from None
 
 
 # -------------------------------------------------------------------------------------------------------------- numbers
 
 def all_sum(value, device="cpu", op="SUM"):
-    """Sum of a number over all ranks; device: where the process group's backend can reduce it."""
+    """Sum of a number (or scalar tensor) over all ranks, a float; device: where the group's backend can reduce it.
+
+    op: the name of another member of torch.distributed.ReduceOp. Collective.
+    """
     if not dist.is_initialized():
         return float(value)
     t = torch.tensor(float(value), dtype=torch.float64, device=device)
@@ -75,12 +88,12 @@ def all_sum(value, device="cpu", op="SUM"):
 
 
 def all_max(value, device="cpu"):
-    """Largest of a number over all ranks."""
+    """Largest of a number over all ranks, a float; device as for `all_sum`. Collective."""
     return all_sum(value, device, "MAX")
 
 
 def all_lists(mine):
-    """The lists of all ranks, one behind the other."""
+    """The lists of all ranks, in the order of the ranks one behind the other. Collective; elements are pickled."""
     if not dist.is_initialized():
         return mine
     found = [None] * dist.get_world_size()
@@ -99,11 +112,12 @@ def memory_used(device):
 # ------------------------------------------------------------------------------------------------------ sharded weights
 
 def shard(policy, replicas=1):
-    """Apply FSDP2 in place: one unit per decoder layer, the vision tower as one unit, the rest in the root; the weights are rank 0's.
+    """Apply FSDP2 to a Policy, in place; returns it. The weights are rank 0's. Collective.
 
-    Weights and gradients stay fp32 masters; with bfloat16 the gathered copies are bf16 and gradients are reduced in
-    fp32. replicas > 1: HSDP, each of the replicas is sharded over world / replicas neighbouring ranks. Without a process
-    group nothing happens: one process holds everything.
+    One unit per decoder layer, the vision tower as one unit, the rest in the root. Weights and gradients stay fp32
+    masters; with bfloat16 the gathered copies are bf16 and gradients are reduced in fp32. replicas > 1: HSDP, each of
+    the replicas is sharded over world / replicas neighbouring ranks; raises SystemExit where that is no whole number.
+    Without a process group nothing else happens: one process holds everything.
     """
     n = world()[1]
     if n % replicas:
@@ -116,7 +130,8 @@ def shard(policy, replicas=1):
     mesh = init_device_mesh(device.type, (replicas, n // replicas), mesh_dim_names=("replicate", "shard"))
     half = policy.dtype if device.type == "cuda" and policy.dtype != torch.float32 else None
     policy.autocast = half is None
-    options = dict(mesh=mesh if replicas > 1 else mesh["shard"], mp_policy=MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32))
+    options = dict(mesh=mesh if replicas > 1 else mesh["shard"],
+                   mp_policy=MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32))
     # Tied embeddings are one parameter of two modules, which FSDP2 takes only inside one unit: the root.
     for unit in (*policy.model.model.language_model.layers, policy.model.model.visual, policy):
         unit.to(device)  # a whole unit is there for this moment only
@@ -130,7 +145,7 @@ def shard(policy, replicas=1):
 class gathered:
     """Context: full weights on every rank, so that ranks may run different numbers of forwards (rollouts).
 
-    One all-gather on entry, none inside; on exit the weights are resharded. A no-op without FSDP2.
+    One all-gather on entry (collective), none inside; on exit the weights are resharded. A no-op without FSDP2.
     """
 
     def __init__(self, policy):
@@ -149,11 +164,14 @@ class gathered:
 
 
 def local(tensor):
-    """This rank's part of a parameter or gradient that may be sharded."""
+    """This rank's part of a parameter or gradient that may be sharded (a DTensor), else the whole: a plain tensor."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def clip_gradients(policy, limit):
-    """Scale the (reduced) gradients to a norm of at most `limit`; returns the norm before. Collective under FSDP2."""
+    """Scale the (reduced) gradients to a norm of at most `limit`; returns the norm before, a float.
+
+    It is that of all weights on all ranks. Collective under FSDP2.
+    """
     norm = nn.utils.clip_grad_norm_(policy.parameters(), limit)
     return (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()

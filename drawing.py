@@ -28,6 +28,7 @@ class Figure(Exception):
 
 
 def oversized(length):
+    """What stands in place of details of `length` bytes, more than are taken: one line."""
     return f"details of {length} bytes: at most {MAX_DETAILS} are taken"
 
 
@@ -62,7 +63,10 @@ def on_white(image):
 
 
 def draw_svg(code, size):
-    """By cairosvg, which is given pixels of ours in place of a PNG and asked where it puts its texts."""
+    """By cairosvg, which is given pixels of ours in place of a PNG and asked where it puts its texts.
+
+    Arguments and result as of all draw_LANGUAGE, see above; so of `draw_smiles`.
+    """
     from cairosvg import surface, text, url
     from cairosvg.parser import Tree
     texts = []
@@ -99,7 +103,8 @@ def box_around(points):
 
 
 def draw_smiles(code, size):
-    """By RDKit. The text of a molecule is its canonical SMILES, in a box as large as the image."""
+    """By RDKit. The text of a molecule is its canonical SMILES, in a box as large as the image. Raises ValueError for
+    what is no SMILES."""
     from PIL import Image
     from rdkit import Chem
     from rdkit.Chem.Draw import rdMolDraw2D
@@ -111,7 +116,8 @@ def draw_smiles(code, size):
     drawing = rdMolDraw2D.MolDraw2DCairo(width, height)
     rdMolDraw2D.PrepareAndDrawMolecule(drawing, molecule)
     drawing.FinishDrawing()
-    return on_white(Image.open(io.BytesIO(drawing.GetDrawingText()))), [(Chem.MolToSmiles(molecule), (0, 0, width, height))]
+    image = on_white(Image.open(io.BytesIO(drawing.GetDrawingText())))  # uint8 [height, width, 3]
+    return image, [(Chem.MolToSmiles(molecule), (0, 0, width, height))]
 
 
 def read_pdf(file, size):
@@ -132,5 +138,5 @@ def read_pdf(file, size):
 
 
 def pdf_pixels(page, dpi):
-    """-> uint8 [H, W, 3], drawn by pdfium."""
+    """A page as `read_pdf` returns it -> uint8 [H, W, 3], drawn by pdfium at whole dots per inch."""
     return page.render(scale=dpi / 72, rev_byteorder=True).to_numpy()[:, :, :3]

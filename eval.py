@@ -12,24 +12,25 @@ anyone's predictions.
     python eval.py --model out/virl --image shot.png                              # one image, likewise
 
 predictions.jsonl holds one object a line: `id` (of the sample), `mode` ("greedy" | "t1" = temperature 1 | "bestN",
-"bestN+refineK" = chosen by search.py), `k` (number of the answer at temperature 1, from 0), `response` (the whole answer,
-fence included), `finish` ("stop" | "length" | "unusable" = could not be asked), `tokens` (length). Only id, mode and
-response are needed.
+"bestN+refineK" = chosen by search.py), `k` (number of the answer at temperature 1, from 0), `response` (the whole
+answer, fence included), `finish` ("stop" | "length" | "unusable" = could not be asked), `tokens` (length). Only id,
+mode and response are needed.
 
 OUT gets items.jsonl (what was asked), scores.jsonl (a line per prediction: reward parts, outside metrics, status,
 message), baselines.jsonl (the same for the baselines), scores.json (means, standard errors, counts), renders/*.png,
-report.html. An interruption loses nothing: answers are written as they end, scores replace older ones when all are known.
+report.html. An interruption loses nothing: answers are written as they end, scores replace older ones when all are
+known.
 
 How to read the numbers. A program that fails counts 0 in every mean; a failure of our own renderer (`infra`) is
 excluded and counted. Standard errors are over items: the answers to an item are averaged first. `reward` and `visual`
 are what ViRL trains on; the outside metrics (metrics.py) share no code with reward.py, so gains are not graded by their
 own teacher. Baselines stand beside them (scoring.py).
 
-Where a sample has a reference answer, domain.py adds the metrics of its domain as their benchmarks define them (`domain`
-in scores.jsonl, {metric: value, null where it cannot be computed}): ChartMimic, Design2Code, UniSVG, Image2Struct,
-chemistry. The reference is rendered once per item for that. `--slow-metrics` adds UniSVG's and Image2Struct's,
-`--encoders clip=NAME lpips=alex ...` those that need weights. For the refine task the report tells what the answers
-gained over the defective code.
+Where a sample has a reference answer, domain.py adds the metrics of its domain as their benchmarks define them
+(`domain` in scores.jsonl, {metric: value, null where it cannot be computed}): ChartMimic, Design2Code, UniSVG,
+Image2Struct, chemistry. The reference is rendered once per item for that. `--slow-metrics` adds UniSVG's and
+Image2Struct's, `--encoders clip=NAME lpips=alex ...` those that need weights. For the refine task the report tells what
+the answers gained over the defective code.
 """
 import argparse
 import functools
@@ -57,15 +58,16 @@ from stats import (MODES, SEARCHED, SHOWN, append_lines, difference_table, diffe
                    print_table, published_table, salvage_lines, score_table, write_json, write_lines)
 
 
-# ------------------------------------------------------------------------------------------------------------ predictions
+# ---------------------------------------------------------------------------------------------------------- predictions
 
 def read_predictions(files, known):
-    """Predictions of the ids in `known` (None: any): ({(id, mode, k): object}, Counter of the lines set aside by reason)."""
+    """Predictions of the ids in `known` (None: any): {(id, mode, k): object}, Counter of lines set aside by reason."""
     found, aside = {}, Counter()
     for row in salvage_lines(files):
         try:
             id_, mode, k, response = row["id"], row["mode"], row.get("k", 0), row["response"]
-            right = (mode in MODES or SEARCHED.fullmatch(mode)) and type(k) is int and k >= 0 and isinstance(response, str)
+            right = mode in MODES or SEARCHED.fullmatch(mode)
+            right = right and type(k) is int and k >= 0 and isinstance(response, str)
         except (TypeError, KeyError, AttributeError):
             right = False
         if not right:
@@ -84,10 +86,10 @@ def listed(counts):
     return ", ".join(f"{n} {what}" for what, n in counts.items())
 
 
-# ------------------------------------------------------------------------------------------------------------- generating
+# ----------------------------------------------------------------------------------------------------------- generating
 
 def load_model(path):
-    """The whole policy on this process's device: evaluation shares nothing between processes."""
+    """The whole policy on this process's device, in bf16 on a GPU: evaluation shares nothing between processes."""
     import torch
 
     from policy import load_policy
@@ -102,17 +104,17 @@ def ask(policy, samples, group, max_new_tokens, temperature, seeds, slots, top_p
     """Ask a Policy for `group` answers to each Sample; {number of a sample that cannot be asked: why}.
 
     seeds: a list of `group` ints per sample; the other arguments are those of `generate`. on_answer(i, k, {"response",
-    "finish", "tokens"}) is called as soon as answer k to sample i ends, while others are still decoded. A sample whose image
-    cannot be read, or whose prompt and answer exceed the context, gets empty answers, finish "unusable". Raises SystemExit
-    with one line where not even one answer fits the memory.
+    "finish", "tokens"}) is called as soon as answer k to sample i ends, while others are still decoded. A sample whose
+    image cannot be read, or whose prompt and answer exceed the context, gets empty answers, finish "unusable". Raises
+    SystemExit with one line where not even one answer fits the memory.
     """
     from generate import generate
     examples, unusable = {}, {}
     for i, s in enumerate(samples):
         try:
             example = policy.encode(s.prompt, data.open_image(s))
-            if example.prompt_length + max_new_tokens > policy.context:
-                raise ValueError(f"{example.prompt_length} tokens and --max-new-tokens exceed the context of {policy.context}")
+            if (n := example.prompt_length) + max_new_tokens > policy.context:
+                raise ValueError(f"{n} tokens and --max-new-tokens exceed the context of {policy.context}")
             examples[i] = example
         except ValueError as e:
             unusable[i] = e
@@ -125,8 +127,8 @@ def ask(policy, samples, group, max_new_tokens, temperature, seeds, slots, top_p
         on_answer(asked[r.example], r.sample, {"response": r.text, "finish": r.finish, "tokens": len(r.token_ids)})
 
     try:
-        generate(policy, list(examples.values()), group, max_new_tokens, temperature, [seeds[i] for i in asked], slots, finish,
-                 top_p=top_p)
+        generate(policy, list(examples.values()), group, max_new_tokens, temperature, [seeds[i] for i in asked], slots,
+                 finish, top_p=top_p)
     except ValueError as e:
         if ended:
             raise  # whatever it is, it comes from on_answer
@@ -138,18 +140,19 @@ def predict(load, samples, out, n_samples, max_new_tokens, seed, slots=128, rank
     """Write the predictions that OUT lacks: greedy and `n_samples` at temperature 1 per Sample, by the Policy `load()`.
 
     Each answer is appended as it ends, so an interruption costs only those under way. Seeds come from (seed, id, k):
-    resumed, sharded and uninterrupted runs give the same answers. Rank 0 waits for the others and merges; what OUT holds
-    beyond that (of other samples, more answers) stays.
+    resumed, sharded and uninterrupted runs give the same answers. Rank 0 waits for the others and merges; what OUT
+    holds beyond that (of other samples, more answers) stays.
     """
     merged, mine = out / "predictions.jsonl", samples[rank::world]
     groups = {"greedy": 1, "t1": n_samples}
     written = lambda: read_predictions(filter(Path.exists, [merged, *out.glob("predictions.rank*.jsonl")]), None)[0]
     done, unusable = written().keys(), {}
-    lacking = {mode: [s for s in mine if any((s.id, mode, k) not in done for k in range(group))] for mode, group in groups.items()}
+    lacking = {mode: [s for s in mine if any((s.id, mode, k) not in done for k in range(group))]
+               for mode, group in groups.items()}
     bar = tqdm(total=sum(len(lacking[mode]) * group for mode, group in groups.items()), unit="answer", mininterval=1,
                desc="generate" if world == 1 else f"generate (rank {rank})", position=rank)
     size = max(16, min(512, (32 << 20) // max(s.width * s.height for s in samples)))  # 32 Mpixel in memory
-    batches = [(mode, some[start:start + size]) for mode, some in lacking.items() for start in range(0, len(some), size)]
+    batches = [(mode, some[i:i + size]) for mode, some in lacking.items() for i in range(0, len(some), size)]
     with append_lines(merged if world == 1 else out / f"predictions.rank{rank}.jsonl") as write:
         for mode, batch in batches:
             from generate import rollout_seed  # and with it torch: only where something is lacking
@@ -167,7 +170,7 @@ def predict(load, samples, out, n_samples, max_new_tokens, seed, slots=128, rank
         print(f"{len(unusable)} of {len(mine)} samples cannot be asked and count as empty answers, first: "
               + ": ".join(map(str, next(iter(unusable.items())))))
     if rank == 0:
-        wanted = dict.fromkeys((s.id, mode, k) for s in samples for mode, group in groups.items() for k in range(group))
+        wanted = dict.fromkeys((s.id, mode, k) for s in samples for mode, n in groups.items() for k in range(n))
         while not wanted.keys() <= (found := written()).keys():
             time.sleep(1)  # the other ranks still write; torchrun ends us if one of them dies
         write_lines(merged, (wanted | found).values())  # in the order of `wanted`, then what is there beyond
@@ -178,8 +181,8 @@ def predict(load, samples, out, n_samples, max_new_tokens, seed, slots=128, rank
 def greedy_scores(policy, samples, renderer, max_new_tokens):
     """Greedy answers of a policy in training to held-out Samples, rendered and judged: {metric of SHOWN: mean}.
 
-    Collective: each rank answers its share; a program is rendered while others are decoded. What our own renderer fails at does
-    not count. Leaves the policy in train mode. Raises SystemExit as `ask`.
+    Collective: each rank answers its share; a program is rendered while others are decoded. What our own renderer fails
+    at does not count. Leaves the policy in train mode. Raises SystemExit as `ask`.
     """
     import torch
 
@@ -206,12 +209,12 @@ def greedy_scores(policy, samples, renderer, max_new_tokens):
     return {k: all_sum(sum(row[k] for row in rows), policy.device) / max(1, count) for k in SHOWN}
 
 
-# ---------------------------------------------------------------------------------------------------------------- scoring
+# -------------------------------------------------------------------------------------------------------------- scoring
 
 def held_out(path, limit, benchmark=None):
     """Usable Samples of `path`, at most `limit` drawn over all of them (0: all); says how many are set aside, and why.
 
-    Raises SystemExit with one line where there is none.
+    Their width and height are those of the picture. Raises SystemExit with one line where there is none.
     """
     samples, aside, seen = [], Counter(), set()
     for s in benchmarks.load(benchmark, path) if benchmark else data.read_samples(path):
@@ -230,7 +233,8 @@ def held_out(path, limit, benchmark=None):
     if aside and os.environ.get("RANK", "0") == "0":
         print(f"{path}: {sum(aside.values())} samples set aside ({listed(aside)})")
     if not samples:
-        raise SystemExit(f"error: {path} has no usable sample. Where ids or languages are missing, `python data.py import` adds them.")
+        raise SystemExit(f"error: {path} has no usable sample. Where ids or languages are missing, "
+                         f"`python data.py import` adds them.")
     if 0 < limit < len(samples):
         samples = [samples[i] for i in sorted(data.epoch_order(len(samples), 0, "limit")[:limit])]
     return samples
@@ -238,11 +242,15 @@ def held_out(path, limit, benchmark=None):
 
 def unavailable(samples, unsafe):
     """{language of Samples that cannot be rendered here: why}."""
-    return {} if unsafe else {k: why for k, why in available().items() if why and k in {s.language for s in samples}}
+    languages = {s.language for s in samples}
+    return {} if unsafe else {k: why for k, why in available().items() if why and k in languages}
 
 
 def score_file(args, samples, file):
-    """Score one file of predictions into OUT; the run. Raises SystemExit with one line where there is nothing to score, or no way to."""
+    """Score one file of predictions into OUT -> the run, as `stats.load_runs` reads it.
+
+    Raises SystemExit with one line where there is nothing to score, or no way to.
+    """
     out, started = Path(args.out), time.perf_counter()
     found, aside = read_predictions([file], {s.id for s in samples})
     if not found:
@@ -250,33 +258,35 @@ def score_file(args, samples, file):
                          '. A line is {"id": ..., "mode": "greedy" or "t1", "k": 0, "response": ...}.')
     absent = unavailable(samples, args.unsafe_render)
     for language, why in absent.items():
-        print(f"{language} cannot be rendered here ({why}): its {sum(s.language == language for s in samples)} items are left out")
+        n = sum(s.language == language for s in samples)
+        print(f"{language} cannot be rendered here ({why}): its {n} items are left out")
     samples = [s for s in samples if s.language not in absent]
     ids = {s.id for s in samples}
     found = {key: row for key, row in found.items() if key[0] in ids}
     if not found:
         raise SystemExit(f"error: no language of {args.data} can be rendered here.")
     try:
-        rows, confinement = score_predictions(samples, found, out, args.workers, args.render_timeout, args.unsafe_render,
-                                              args.slow_metrics, args.encoders)
+        rows, confinement = score_predictions(samples, found, out, args.workers, args.render_timeout,
+                                              args.unsafe_render, args.slow_metrics, args.encoders)
     except RuntimeError as e:
         raise SystemExit(f"error: {e}") from None
     status = Counter(row["status"] for row in rows)
     aside["items without prediction, in no mean"] = len(samples) - len({key[0] for key in found})
     counts = (f"{len(found)} predictions for {len(samples)} items: {listed(dict(status.most_common()))}"
               + "".join(f"; {n} {what}" for what, n in aside.items() if n))
-    scores = {"label": args.label or out.name, "model": args.model, "data": args.data, "benchmark": args.benchmark, "counts": counts,
-              "status": status, "aside": aside, "confinement": confinement, "seconds": round(time.perf_counter() - started, 1)}
+    seconds = round(time.perf_counter() - started, 1)
+    scores = {"label": args.label or out.name, "model": args.model, "data": args.data, "benchmark": args.benchmark,
+              "counts": counts, "status": status, "aside": aside, "confinement": confinement, "seconds": seconds}
     write_json(out / "scores.json", scores)  # the means are computed of what the files hold
     (run,) = load_runs([out])
     scores["groups"] = {"=".join(group): columns for group, columns in run["table"].items()}
     write_json(out / "scores.json", scores)
-    print(f"{counts}; scored in {scores['seconds']:.0f} s"
-          + (f"; the {status['infra']} infra failures are in no mean" if status["infra"] else ""))
+    excluded = f"; the {status['infra']} infra failures are in no mean" if status["infra"] else ""
+    print(f"{counts}; scored in {seconds:.0f} s{excluded}")
     return run
 
 
-# ------------------------------------------------------------------------------------------------------------------- main
+# ----------------------------------------------------------------------------------------------------------------- main
 
 def conclude(runs, out, note, training):
     """Write OUT/report.html (for several runs also comparison.json and results.png), print the closing tables."""
@@ -316,7 +326,8 @@ def begin(args, out):
             before = json.loads(record.read_text())
             changed = [f"{k} was {before[k]}" for k in MAKE if before[k] != vars(args)[k]]
         except (ValueError, TypeError, KeyError):
-            raise SystemExit(f"error: {record} is damaged, so how {earlier[0]} was made is unknown: give another --out.") from None
+            raise SystemExit(f"error: {record} is damaged, so how {earlier[0]} was made is unknown: "
+                             f"give another --out.") from None
         if changed:
             raise SystemExit(f"error: {earlier[0]} was made otherwise ({', '.join(changed)}): give another --out.")
     write_json(record, vars(args))
@@ -329,10 +340,11 @@ def generate_and_search(args, samples, out, rank, world):
     predict(load, samples, out, n_samples, args.max_new_tokens, args.seed, args.slots, rank, world, args.top_p)
     if args.best_of > 1 or args.refine:
         from search import judging, search
-        absent, workers = unavailable(samples, args.unsafe_render), args.workers or max(1, len(os.sched_getaffinity(0)) // world)
+        absent = unavailable(samples, args.unsafe_render)
+        workers = args.workers or max(1, len(os.sched_getaffinity(0)) // world)
         if samples := [s for s in samples if s.language not in absent]:
-            search(load, lambda: judging(workers, args.render_timeout, args.unsafe_render), samples, out, args.best_of, args.refine,
-                   args.proposals, args.max_new_tokens, args.seed, args.slots, rank, world, args.top_p)
+            search(load, lambda: judging(workers, args.render_timeout, args.unsafe_render), samples, out, args.best_of,
+                   args.refine, args.proposals, args.max_new_tokens, args.seed, args.slots, rank, world, args.top_p)
 
 
 # {flag: the uses in which it has a meaning}; given in another it is an error.
@@ -340,46 +352,56 @@ MODEL, FILE, COMPARE, IMAGE = "--model", "--predictions", "--compare", "--image"
 USES = {**dict.fromkeys(("best_of", "refine", "proposals", "top_p", "max_new_tokens", "slots", "seed"), (MODEL, IMAGE)),
         **dict.fromkeys(("workers", "render_timeout", "unsafe_render"), (MODEL, FILE, IMAGE)),
         **dict.fromkeys(("data", "benchmark", "label", "limit", "slow_metrics", "encoders"), (MODEL, FILE)),
-        **dict.fromkeys(("note", "curves"), (MODEL, FILE, COMPARE)), **dict.fromkeys(("samples", "resume"), (MODEL,)), "language": (IMAGE,)}
+        **dict.fromkeys(("note", "curves"), (MODEL, FILE, COMPARE)),
+        **dict.fromkeys(("samples", "resume"), (MODEL,)), "language": (IMAGE,)}
 
 
 def use_of(args):
-    """What a command is for: one of the four above."""
+    """What a command is for: MODEL, FILE, COMPARE or IMAGE."""
     return IMAGE if args.image else MODEL if args.model else FILE if args.predictions else COMPARE
 
 
 def arguments():
-    """The arguments of the command line. Ends with one line where they make no sense together."""
+    """The arguments of the command line. Raises SystemExit with one line where they make no sense together."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", help="model directory or hub id that answers")
     what.add_argument("--predictions", help="predictions.jsonl to score; no model needed")
     what.add_argument("--compare", nargs="+", metavar="OUT", help="scored OUT directories, in the order of the columns")
     parser.add_argument("--data", help="held-out samples: directory of parquet files, or one file")
-    parser.add_argument("--benchmark", choices=benchmarks.BENCHMARKS, help="--data is this public benchmark's folder or hub id (default: where it is published)")
+    parser.add_argument("--benchmark", choices=benchmarks.BENCHMARKS,
+                        help="--data is this public benchmark's folder or hub id (default: where it is published)")
     parser.add_argument("--out", type=cli.name, help="directory to write (with --image default: out/image)")
     parser.add_argument("--label", help="the run's name in tables (default: the name of OUT)")
     parser.add_argument("--limit", type=cli.whole(0), default=0, help="items at most, drawn over all of them (0: all)")
-    parser.add_argument("--samples", type=cli.whole(0), default=4, help="answers per item at temperature 1 (0: greedy only)")
-    parser.add_argument("--best-of", type=cli.whole(1), default=1, help="programs sampled per image, the greedy one among them, of which the best is kept (search.py)")
-    parser.add_argument("--refine", type=cli.whole(0), default=0, help="rounds in which the model corrects the best program")
+    parser.add_argument("--samples", type=cli.whole(0), default=4,
+                        help="answers per item at temperature 1 (0: greedy only)")
+    parser.add_argument("--best-of", type=cli.whole(1), default=1, help="programs sampled per image, the greedy one "
+                        "among them, of which the best is kept (search.py)")
+    parser.add_argument("--refine", type=cli.whole(0), default=0,
+                        help="rounds in which the model corrects the best program")
     parser.add_argument("--proposals", type=cli.whole(1), default=4, help="corrections sampled in each of them")
-    parser.add_argument("--top-p", type=cli.real(0, 1, above=True), default=1.0, help="draw them from the likeliest tokens that together reach this probability")
+    parser.add_argument("--top-p", type=cli.real(0, 1, above=True), default=1.0,
+                        help="draw them from the likeliest tokens that together reach this probability")
     parser.add_argument("--max-new-tokens", type=cli.whole(1), default=256, help="tokens per answer at most")
     parser.add_argument("--slots", type=cli.whole(1), default=128, help="answers decoded together on one process")
     parser.add_argument("--seed", type=cli.whole(0), default=0, help="seed of the sampled answers")
     parser.add_argument("--resume", action="store_true", help="go on with the predictions that OUT already holds")
-    parser.add_argument("--workers", type=cli.whole(1), default=None, help="renderer and scorer processes (default: one per core)")
+    parser.add_argument("--workers", type=cli.whole(1), help="renderer and scorer processes (default: one per core)")
     parser.add_argument("--render-timeout", type=cli.real(above=True), default=10.0, help="seconds per program")
-    parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
-    parser.add_argument("--slow-metrics", action="store_true", help="add UniSVG's SSIM to SVG (triples its scoring) and Image2Struct's EMS to LaTeX "
-                        "(seconds per answer)")
-    parser.add_argument("--encoders", nargs="+", default=(), metavar="KIND=NAME", help="add metrics that need weights: clip, siglip or dinov2 = "
-                        "directory or hub id, lpips = alex or vgg; clip and lpips make UniSVG's score")
+    parser.add_argument("--unsafe-render", action="store_true",
+                        help="render without confinement where none is possible")
+    parser.add_argument("--slow-metrics", action="store_true", help="add UniSVG's SSIM to SVG (triples its scoring) "
+                        "and Image2Struct's EMS to LaTeX (seconds per answer)")
+    parser.add_argument("--encoders", nargs="+", default=(), metavar="KIND=NAME", help="add metrics that need weights: "
+                        "clip, siglip or dinov2 = directory or hub id, lpips = alex or vgg; clip and lpips make "
+                        "UniSVG's score")
     parser.add_argument("--note", help="text file shown at the top of the report")
-    parser.add_argument("--curves", nargs="+", default=(), metavar="DIR", help="training directories whose metrics.jsonl the report draws")
+    parser.add_argument("--curves", nargs="+", default=(), metavar="DIR",
+                        help="training directories whose metrics.jsonl the report draws")
     parser.add_argument("--image", help="with --model: answer this one image")
-    parser.add_argument("--language", choices=data.LANGUAGES, help="with --image: the language to write (default: the one that comes closest)")
+    parser.add_argument("--language", choices=data.LANGUAGES,
+                        help="with --image: the language to write (default: the one that comes closest)")
     args = parser.parse_args()
 
     use = use_of(args)
@@ -410,7 +432,8 @@ def main():
     if args.image:
         from search import one_image
         return one_image(args)
-    out, note, training = Path(args.out), Path(args.note).read_text(errors="replace") if args.note else "", curves(args.curves)
+    note = Path(args.note).read_text(errors="replace") if args.note else ""
+    out, training = Path(args.out), curves(args.curves)
     out.mkdir(parents=True, exist_ok=True)
     if args.compare:
         return conclude(load_runs(args.compare), out, note, training)

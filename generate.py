@@ -69,7 +69,7 @@ class SlotState(LinearAttentionLayer):
     """State of one linear-attention layer (Qwen3.5) for all slots, [slots, ...]: of its convolution, and recurrent."""
 
     def __init__(self, source, slots):
-        """source: this layer of a filled DynamicCache, as for SlotLayer; so are `fill` and `move`."""
+        """source: this layer of a filled DynamicCache, as for SlotLayer."""
         super().__init__()
         self.whole = [x[0].new_zeros(slots, *x[0].shape[1:]) for x in (source.conv_states, source.recurrent_states)]
         self.has_previous_state[0] = self.is_conv_states_initialized[0] = self.is_recurrent_states_initialized[0] = True
@@ -79,10 +79,12 @@ class SlotState(LinearAttentionLayer):
         self.conv_states[0], self.recurrent_states[0] = (x[:B] for x in self.whole)
 
     def fill(self, slots, source, rows):
+        """Copy the states of `rows` of a filled layer into `slots` (int tensors [n])."""
         for mine, theirs in zip(self.whole, (source.conv_states, source.recurrent_states)):
             mine[slots] = theirs[0][rows]
 
     def move(self, source, target):
+        """Copy slots `source` to `target` (int tensors [n])."""
         for x in self.whole:
             x[target] = x[source]
 
@@ -121,9 +123,11 @@ class SlotCache(Cache):
         return (torch.arange(self.longest, device=self.length.device) <= self.length[:B, None])[:, None, None]
 
     def get_seq_length(self, *args, **kwargs):
+        """Tokens stored before the new one, as transformers asks: of the fullest slot."""
         return self.longest - 1
 
     def get_mask_sizes(self, *args, **kwargs):
+        """Length and offset of the keys that a mask is for, as transformers asks."""
         return self.longest, 0
 
 
@@ -133,7 +137,7 @@ def rollout_seed(*parts):
 
 
 def pick(logits, banned, temperature, uniform, top_p=1.0):
-    """logits [B, V], uniform [B] in [0, 1) -> token [B] and its logprob [B] under the distribution it is drawn from.
+    """logits [B, V], uniform [B] in [0, 1) -> token int64 [B], its logprob [B] under the distribution it is drawn from.
 
     banned: bool [V]. Inverse-CDF sampling needs one uniform number a token, drawn beforehand from the rollout's own
     seed: that is what makes a rollout independent of the rows beside it. Greedy at temperature 0 (logprob then at 1).
@@ -154,7 +158,7 @@ def pick(logits, banned, temperature, uniform, top_p=1.0):
 
 
 class Replayed:
-    """step(B, longest) as CUDA graphs: run as it is when its rounded arguments are new, captured, then replayed.
+    """step(B, longest) as CUDA graphs: run as it is when its rounded arguments are new, then captured; later replayed.
 
     Rounding bounds the number of graphs; rows and cached tokens beyond those asked for are computed and thrown away.
     """
@@ -189,7 +193,7 @@ def free_memory(device):
 def slots_that_fit(prefill, capacity, wanted, budget):
     """How many of the `wanted` slots of `capacity` tokens fit `budget` bytes; prefill: a filled DynamicCache.
 
-    Fewer are said once, none raises ValueError.
+    Fewer than wanted: it warns, once. Raises ValueError where not even one fits.
     """
     slot = 0
     for layer in prefill.layers:

@@ -77,6 +77,7 @@ class Documents:
         unpack(found, self.base)
 
     def run(self, language, code, size, inspect, deadline):
+        """Typeset the document, then rasterise its first page."""
         self.preamble, self.body = split_tex(code)
         self.key = hashlib.sha256(self.preamble.encode()).hexdigest()[:16]
         problem = self.typeset(self.formats.get(self.key), deadline)
@@ -110,8 +111,9 @@ class Documents:
             return answer, ""
 
     def rasterise(self, size, deadline):
-        """poppler draws as the targets of the field were drawn: pdfium, though three times as fast, reproduces them
-        to an SSIM of .97 only, since it does not snap thin lines to pixels. It reads the page's size and texts here."""
+        """The first page of job.pdf by poppler -> as `Server.run_child`. It draws as the targets of the field were
+        drawn: pdfium, though three times as fast, reproduces them to an SSIM of .97 only, since it does not snap thin
+        lines to pixels. pdfium reads the page's size and texts here."""
         def read():
             _, dpi, texts = read_pdf("job.pdf", size)
             with open("job.json", "w") as file:

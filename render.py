@@ -94,12 +94,13 @@ HARMLESS = ("svg", "smiles")            # pictures, not programs: may be drawn w
 
 @dataclass
 class Render:
+    """What became of one program. Only of status ok is there an image."""
     image: np.ndarray | None            # uint8 [H, W, 3]
     status: str                         # ok | error | timeout | rejected | infra
     message: str = ""                   # one line, for the user and for the refinement prompt
     seconds: float = 0.0                # of the job itself, without its wait in the queue
     texts: list | None = None           # [(string, (x0, y0, x1, y1) in pixels)], None where the engine cannot tell
-    details: dict | None = None         # what DETAILS describes, for a job with inspect=True; None where there are none (message)
+    details: dict | None = None         # inspect=True: what DETAILS describes; None where there are none (message)
 
 
 # What inspect=True tells of a drawing: its parts as JSON values. traced.py compares them as the benchmarks do.
@@ -132,9 +133,9 @@ def available():
         tex = absent and "incomplete TeX: apt install " + " ".join(absent)
     chromium = None if find_chromium() else "no Chromium: apt install chromium-headless-shell fonts-liberation"
     others = {language: None if language in HARMLESS else fence for language in LANGUAGES}
-    return {**others, "python": modules("matplotlib", "PIL") or fence, "html": modules("PIL") or chromium or fence or None,
-            "svg": modules("cairosvg") or None, "latex": modules("pypdfium2") or tex or fence or None,
-            "smiles": modules("rdkit", "PIL") or None}
+    return {**others, "python": modules("matplotlib", "PIL") or fence, "svg": modules("cairosvg") or None,
+            "html": modules("PIL") or chromium or fence or None, "smiles": modules("rdkit", "PIL") or None,
+            "latex": modules("pypdfium2") or tex or fence or None}
 
 
 def parse_texts(data):
@@ -147,13 +148,15 @@ def parse_texts(data):
 
 
 def parse_details(data, shape):
-    """-> (details, "") or (None, one line: why there are none). As with the texts the JSON may be anything."""
+    """-> (details, "") or (None, one line: why there are none). shape: a value of DETAILS; as with the texts the JSON
+    may be anything."""
     def fits(value, shape):
         match shape:
             case dict() if str in shape:
                 return isinstance(value, dict) and all(fits(v, shape[str]) for v in value.values())
             case dict():
-                return isinstance(value, dict) and value.keys() == shape.keys() and all(fits(value[k], shape[k]) for k in shape)
+                same = isinstance(value, dict) and value.keys() == shape.keys()
+                return same and all(fits(value[k], shape[k]) for k in shape)
             case list():
                 return isinstance(value, list) and all(fits(v, shape[0]) for v in value)
             case tuple():
@@ -175,16 +178,17 @@ class Renderer:
 
     timeout: seconds per program, from its own start. unsafe: draw python, latex and html even where they cannot be
     confined. cache: results kept (identical jobs share one future; treat their images as read-only); 0: none.
-    A picture (HARMLESS), drawn in a millisecond, goes before the programs that wait; else it is first come, first served.
-    Threads may share it; so may forked children, which get slots of their own. Nothing is started before the first
-    job of its kind. Raises RuntimeError on systems other than Linux.
+    A picture (HARMLESS), drawn in a millisecond, goes before the programs that wait; else it is first come, first
+    served. Threads may share it; so may forked children, which get slots of their own. Nothing is started before the
+    first job of its kind. Raises RuntimeError on systems other than Linux.
     """
 
     def __init__(self, workers=None, timeout=10.0, unsafe=False, cache=0):
         if not sys.platform.startswith("linux"):
             raise RuntimeError("render.py confines programs by Linux means (bubblewrap, landlock, seccomp): "
                                "run it in a Linux container or virtual machine")
-        self.workers, self.timeout, self.unsafe, self.cache = workers or len(os.sched_getaffinity(0)), timeout, unsafe, cache
+        self.workers = workers or len(os.sched_getaffinity(0))
+        self.timeout, self.unsafe, self.cache = timeout, unsafe, cache
         self.confinement = confinement()
         if self.confinement != "bwrap+landlock+seccomp":
             print(f"render.py: WARNING: programs are confined by {self.confinement} only (best: bwrap+landlock+"
@@ -193,7 +197,7 @@ class Renderer:
 
     def _start(self):
         self.pid, self.lock, self.known, self.closed = os.getpid(), threading.Lock(), OrderedDict(), False
-        self.jobs, self.numbers = queue.PriorityQueue(maxsize=8192), itertools.count()    # of (slow, number, key, future)
+        self.jobs, self.numbers = queue.PriorityQueue(maxsize=8192), itertools.count()   # (slow, number, key, future)
         self.sandboxes = [{} for _ in range(self.workers)]                # one dict per slot: family -> Sandbox
         self.threads = [threading.Thread(target=self._slot, args=(mine,), daemon=True) for mine in self.sandboxes]
         for thread in self.threads:
@@ -209,13 +213,13 @@ class Renderer:
         """-> Future[Render]. size: (width, height) of the target in pixels. inspect: tell what was drawn, too
         (Render.details, html and matplotlib only); the picture is the same. Details are data, checked for their form;
         that they are true is not: a hostile python program can say of its own drawing what it likes, a page (whose
-        scripts are kept out of it) only what its elements say. Waits while 8192 jobs are queued. Raises ValueError on an
-        unknown language, RuntimeError when closed or where it would run unconfined."""
+        scripts are kept out of it) only what its elements say. Waits while 8192 jobs are queued. Raises ValueError on
+        an unknown language, RuntimeError when closed or where it would run unconfined."""
         if language not in LANGUAGES:
             raise ValueError(f"unknown language {language!r}: one of {', '.join(LANGUAGES)}")
         if language not in HARMLESS and not (safe() or self.unsafe):
-            raise RuntimeError(f"{language} cannot be confined on this machine ({self.confinement}): install bubblewrap, "
-                               f"see `python render.py --doctor`, or accept the risk with --unsafe-render")
+            raise RuntimeError(f"{language} cannot be confined on this machine ({self.confinement}): install "
+                               f"bubblewrap, see `python render.py --doctor`, or accept the risk with --unsafe-render")
         if self.pid != os.getpid():
             self._start()                                                 # threads do not survive a fork
         if self.closed:
@@ -235,7 +239,7 @@ class Renderer:
         return future
 
     def render_many(self, jobs):
-        """(language, code, size[, inspect]) each -> list of Render in the same order."""
+        """Jobs, tuples of the arguments of `submit` -> list of Render in the same order. Raises as `submit`."""
         return [future.result() for future in [self.submit(*job) for job in jobs]]
 
     def _slot(self, sandboxes):
@@ -270,7 +274,9 @@ class Renderer:
         if o.problem == "infra":
             return Render(None, "infra", o.payload, o.seconds)
         if o.status == OK and not o.problem:
-            details, message = parse_details(o.details, DETAILS[language]) if inspect and language in DETAILS else (None, "")
+            details, message = None, ""
+            if inspect and language in DETAILS:
+                details, message = parse_details(o.details, DETAILS[language])
             return Render(o.payload, "ok", message, o.seconds, parse_texts(o.texts), details)
         if o.status in (ERROR, REJECTED):
             message = o.payload.decode(errors="replace").replace("\n", " ")[:1000]
@@ -304,7 +310,7 @@ class Renderer:
         return Outcome("infra", payload=reason)
 
     def close(self):
-        """Drop what is queued, stop what runs, end every process."""
+        """Drop what is queued (its futures are cancelled), stop what runs, end every process."""
         if self.closed or self.pid != os.getpid():
             return
         self.closed = True
@@ -327,7 +333,7 @@ class Renderer:
 # Command line
 
 def doctor():
-    """Print what is here; -> exit code."""
+    """Print what is here and what is missing -> exit code: 1 where a language is unavailable."""
     def version(*command):
         try:
             lines = (subprocess.run(command, capture_output=True, text=True, timeout=20).stdout or "?").splitlines()
@@ -342,7 +348,8 @@ def doctor():
         except importlib.metadata.PackageNotFoundError:
             return f"missing: pip install {name}"
     print(f"confinement  {confinement()}" + ("" if safe() else "  -> python, latex, html only with --unsafe-render"))
-    print(f"  bubblewrap {version('bwrap', '--version')} ({shutil.which('bwrap') or 'not found: apt install bubblewrap'})"
+    where = shutil.which("bwrap") or "not found: apt install bubblewrap"
+    print(f"  bubblewrap {version('bwrap', '--version')} ({where})"
           + ("" if "bwrap" in confinement() else ": does not work here (needs user namespaces and mounting /proc)"))
     print(f"  landlock   version {landlock_version()}" + ("" if landlock_version() else ": the kernel has none"))
     print(f"  seccomp    {'yes' if 'seccomp' in confinement() else 'no'} ({platform.machine()}, {platform.release()})")
@@ -350,8 +357,8 @@ def doctor():
     for name in ("matplotlib", "seaborn", "plotly", "pandas", "scipy", "networkx", "rdkit", "epam.indigo", "pillow",
                  "cairosvg", "pypdfium2"):
         print(f"  {name:10} {package(name)}")
-    print(f"chromium     {version(find_chromium(), '--version') if find_chromium() else 'not found'} ({find_chromium()})")
-    tex = find_tex()
+    chromium, tex = find_chromium(), find_tex()
+    print(f"chromium     {version(chromium, '--version') if chromium else 'not found'} ({chromium})")
     print(f"pdflatex     {version(tex + '/pdflatex', '--version') if tex else 'not found'} ({tex})")
     print(f"pdftoppm     {shutil.which('pdftoppm') or 'not found: apt install poppler-utils'}")
     missing = available()
@@ -371,8 +378,8 @@ def main():
                         help="draw python, latex and html even where they cannot be confined")
     parser.add_argument("--doctor", action="store_true", help="list the engines and what is missing; exit code 1 if a "
                         "language is unavailable")
-    parser.add_argument("--attack", action="store_true", help="run hostile programs against the sandbox and print what it "
-                        "stopped; exit code 1 if it did not stop one")
+    parser.add_argument("--attack", action="store_true", help="run hostile programs against the sandbox and print what "
+                        "it stopped; exit code 1 if it did not stop one")
     args = parser.parse_args()
     if args.doctor:
         return doctor()

@@ -4,7 +4,7 @@
     python reward.py TARGET.png FILE --explain OUT.png      # target | render | where the fine term lost points
     python tests/ladder.py                                  # does it put pictures in a person's order? (docs/reward.md)
 
-    total  = 0.1 format + 0.9 visual - length_penalty                             (VinciCoder's weights, arXiv 2511.00391)
+    total  = 0.1 format + 0.9 visual - length_penalty                           (VinciCoder's weights, arXiv 2511.00391)
     visual = size * drawn * (0.35 fine + 0.35 edges + min(1, (fine + edges) / 0.4) * (0.15 coarse + 0.15 palette))
     with the texts that the reference program draws: visual = (1 - w) visual + w text * min(1, visual / 0.02), where
     w = 0.4 * min(1, share of the target's ink that is text / 0.15)
@@ -19,20 +19,20 @@ for every target, the target itself scores 1 and an empty sheet 0; white paper a
 that the target does not have is paid for. The terms differ in what ink is:
 
 coarse     the whole image downsampled to about 32 x 32 cells; e = 1 - exp(-4 max_rgb |difference|)
-fine       local patches of 7 x 7 pixels at full detail; e = 1 - s exp(-4 max_rgb |difference of their means|) with s the
-           contrast-structure factor of SSIM (Wang et al. 2004, eq. 9 and 10). SSIM's own luminance factor hardly sees
-           the difference between two light colours, so the exponential stands in its place
+fine       local patches of 7 x 7 pixels at full detail; e = 1 - s exp(-4 max_rgb |difference of their means|) with s
+           the contrast-structure factor of SSIM (Wang et al. 2004, eq. 9 and 10). SSIM's own luminance factor hardly
+           sees the difference between two light colours, so the exponential stands in its place
 edges      strength and direction of the edges, whatever their colour, in cells of 8 x 8 pixels (akin to histograms of
            oriented gradients, Dalal and Triggs 2005): a drawing in a wrong colour is still the drawing
 palette    how much ink of each of 6 x 6 x 6 colours, wherever it is: a shifted drawing is still the drawing
            Colours count as far as shapes agree: noise and mean colours have the right colours everywhere
-text       strings and their places: Dice's coefficient of their letter pairs, one to one, heavier for longer strings and
-           lighter for displaced ones. Only strings that can be seen in the picture count, and only in a picture that
-           shows something of the target: text alone, or hidden text, buys nothing. The text of a molecule is its SMILES, and
-           molecules are compared as graphs: the atoms and bonds that both have when atom is assigned to atom
+text       strings and their places: Dice's coefficient of their letter pairs, one to one, heavier for longer strings
+           and lighter for displaced ones. Only strings that can be seen in the picture count, and only in a picture
+           that shows something of the target: text alone, or hidden text, buys nothing. The text of a molecule is its
+           SMILES; molecules are compared as graphs: the atoms and bonds that both have when atom is assigned to atom
 size       exp(-|ln(aspect of the render / aspect of the target)|); the render is fitted into the target's canvas on its
-           own background, never stretched. A figure of LaTeX is cropped to what it shows, so that one missing element moves
-           all others: it is also compared unscaled, where it covers the target best, and the better of the two counts
+           own background, never stretched. A figure of LaTeX is cropped to what it shows, so that one missing element
+           moves all others: it is also compared unscaled, where it covers the target best; the better of the two counts
 drawn      min(1, edges in the render / 5 % of the edges in the target): a flat sheet of any colour is a blank
 format     exactly one fenced block in the language asked for, with code in it (language alignment): `extract_code`
 execution  1 if the renderer drew the program. Reported, and used by virl.py's decoupled advantages; in the total a
@@ -40,7 +40,6 @@ execution  1 if the renderer drew the program. Reported, and used by virl.py's d
 length_penalty  0 up to twice the length of the reference program, then 0.05 for each further length of it, at most 0.1
 
 A program that carries a raster inside (a data: URI, base64) is no drawing: `embeds_raster`; its visual score is 0.
-
 A failure of our own renderer is not the program's fault: every part is NaN and the caller leaves the rollout out.
 
 `--encoder NAME` mixes in 0.2 of the cosine of a vision encoder's features, calibrated in the same way: 0 where it is no
@@ -68,13 +67,12 @@ from encoder import Encoder, calibrated, cosine
 from texts import molecule, molecule_similarity, text_share, text_similarity, visible_texts
 
 WEIGHT_FORMAT, WEIGHT_VISUAL = 0.1, 0.9
-# Chosen on the synthetic programs of tests/ladder.py, checked on real ones (LOG.md, "The reward"): a third more or less of any
-# of these weights or of the text's moves a domain's order by at most 0.004 and its AUC by 0.011. Edges alone order line drawings
-# best but see no colour; without texts, pages whose layout has shifted fall to the level of other pages.
+# Chosen on the synthetic programs of tests/ladder.py, checked on real ones (LOG.md, "The reward"): a third more or less
+# of any of these weights or of the text's moves a domain's order by at most 0.004 and its AUC by 0.011. Edges alone
+# order line drawings best but see no colour; without texts, pages whose layout has shifted fall to the level of others.
 WEIGHTS = {"coarse": 0.15, "fine": 0.35, "edges": 0.35, "palette": 0.15}
 AGREE = 0.4  # fine + edges from which colours count in full
-WEIGHT_TEXT = 0.4
-WEIGHT_ENCODER = 0.2
+WEIGHT_TEXT, WEIGHT_ENCODER = 0.4, 0.2
 TEXT_SHARE = 0.15  # share of the ink that is text from which the text term has its full weight
 TEXT_NEEDS = 0.02  # visual score below which the text term fades out
 LONGEST = 512  # pixels: larger targets are judged at this longest side
@@ -88,7 +86,7 @@ MOLECULE_NEEDS = 0.2  # palette score below which a molecule's text term fades o
 FENCES = {"python": ("python", "py"), "html": ("html",), "svg": ("svg", "xml"), "latex": ("latex", "tex", "tikz")}
 
 
-# --------------------------------------------------------------------------------------------------- format and language
+# -------------------------------------------------------------------------------------------------- format and language
 
 def extract_code(response, language):
     """The code of an answer and its format score: (str, 1.0), or (None, 0.0).
@@ -108,16 +106,16 @@ def extract_code(response, language):
 
 
 def embeds_raster(code):
-    """Does the program hold an encoded picture: the first letters of a base64 PNG, JPEG, GIF or WebP, or 400 letters in one run?"""
+    """Whether the program holds an encoded picture: base64 that begins as PNG, JPEG, GIF or WebP, or 400 letters."""
     return re.search(r"iVBORw0KGgo|/9j/4AAQ|/9j/2w|R0lGOD|UklGR|[A-Za-z0-9+/]{400}", code) is not None
 
 
 def length_penalty(code, reference):
-    """Soft bound on the length of `code` relative to the reference program, both str: 0 to 0.1."""
+    """Soft bound on the length of `code`, in characters, relative to the reference program, both str: 0 to 0.1."""
     return min(0.1, 0.05 * max(0.0, len(code) / max(1, len(reference)) - 2))
 
 
-# ---------------------------------------------------------------------------------------------------------- visual terms
+# --------------------------------------------------------------------------------------------------------- visual terms
 
 def background(image):
     """The most frequent colour of a float image [H, W, 3] in [0, 1], of those that make up 5 % of its border -> [3]."""
@@ -133,7 +131,8 @@ def fit(image, width, height):
     h, w = image.shape[:2]
     if (w, h) != (width, height):
         scale = min(width / w, height / h)
-        inner = Image.fromarray(image).resize((max(1, round(w * scale)), max(1, round(h * scale))), Image.BOX if scale < 1 else Image.BILINEAR)
+        size = max(1, round(w * scale)), max(1, round(h * scale))
+        inner = Image.fromarray(image).resize(size, Image.BOX if scale < 1 else Image.BILINEAR)
         ground = background(np.asarray(inner) / 255)
         sheet = Image.new("RGB", (width, height), tuple(int(round(255 * v)) for v in ground))
         sheet.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
@@ -142,9 +141,10 @@ def fit(image, width, height):
 
 
 def align(a, image, ground):
-    """Two images at one scale where they cover each other best: a [H, W, 3] and image [h, w, 3], float -> two [H', W', 3] that hold both.
+    """Two images at one scale, laid where they cover each other best -> a list of two [H', W', 3] that hold both.
 
-    ground: the colour of a's paper. Best is the largest correlation of their ink over all shifts (by FFT).
+    a [H, W, 3], image [h, w, 3]: float32 in [0, 1]; ground [3]: the colour of a's paper. Best is the largest
+    correlation of their ink over all shifts (by FFT).
     """
     from scipy.signal import fftconvolve
     grounds = ground, background(image)
@@ -163,8 +163,9 @@ def align(a, image, ground):
 def cells(values, side):
     """Means over cells of side x side pixels, the last ones smaller: [H, W, C] -> [h, w, C]."""
     H, W, _ = values.shape
-    sums = np.add.reduceat(np.add.reduceat(values, range(0, H, side), 0), range(0, W, side), 1)  # [h, w, C]
-    return sums / np.outer(np.diff([*range(0, H, side), H]), np.diff([*range(0, W, side), W]))[..., None].astype(np.float32)
+    rows, columns = range(0, H, side), range(0, W, side)
+    sums = np.add.reduceat(np.add.reduceat(values, rows, 0), columns, 1)  # [h, w, C]
+    return sums / np.outer(np.diff([*rows, H]), np.diff([*columns, W]))[..., None].astype(np.float32)
 
 
 def colour_error(a, b):
@@ -187,8 +188,8 @@ def structure_tensor(pixels):
 
 
 def look(pixels, ground):
-    """What the terms need of one float32 image [H, W, 3] seen against the colour `ground` [3]."""
-    from scipy.ndimage import gaussian_filter, uniform_filter  # here and below: 50 MB that those who only want code are spared
+    """What the terms need of one float32 image [H, W, 3] seen against the colour `ground` [3]: a dict of arrays."""
+    from scipy.ndimage import gaussian_filter, uniform_filter  # here and below: 50 MB, not for who only wants code
     H, W, _ = pixels.shape
     mean = uniform_filter(pixels, (WINDOW, WINDOW, 1))  # [H, W, 3]
     variance = np.maximum(0, uniform_filter(pixels**2, (WINDOW, WINDOW, 1)) - mean**2)  # [H, W, 3]
@@ -196,18 +197,20 @@ def look(pixels, ground):
     tensor = cells(structure_tensor(pixels), CELL)  # [h, w, 2]
     colours = np.minimum(pixels * 6, 5).astype(int) @ (36, 6, 1)  # [H, W]
     amounts = np.bincount(colours.ravel(), colour_error(pixels, ground).ravel(), 216).reshape(6, 6, 6)
-    return {"pixels": pixels, "mean": mean, "variance": variance, "fine": 1 - (C2 / (variance + C2)) @ THIRDS * (1 - colour_error(mean, ground)),
-            "small": small, "coarse": colour_error(small, ground), "tensor": tensor, "edges": np.hypot(tensor[..., 0], tensor[..., 1]),
+    fine = 1 - (C2 / (variance + C2)) @ THIRDS * (1 - colour_error(mean, ground))  # [H, W]
+    return {"pixels": pixels, "mean": mean, "variance": variance, "fine": fine, "small": small, "tensor": tensor,
+            "coarse": colour_error(small, ground), "edges": np.hypot(tensor[..., 0], tensor[..., 1]),
             "palette": gaussian_filter(amounts, 0.6)}
 
 
 def errors(a, b):
-    """How much two looks of equal size differ, for each term: coarse [h, w], fine [H, W], edges [h, w], palette [6, 6, 6]."""
+    """How much two looks of one size differ: coarse [h, w], fine [H, W], edges [h', w'], palette [6, 6, 6]."""
     from scipy.ndimage import uniform_filter
     covariance = uniform_filter(a["pixels"] * b["pixels"], (WINDOW, WINDOW, 1)) - a["mean"] * b["mean"]  # [H, W, 3]
-    structure = ((2 * covariance + C2) / (a["variance"] + b["variance"] + C2)) @ THIRDS  # [H, W], Wang et al. 2004 eq. 9 and 10
-    return {"coarse": colour_error(a["small"], b["small"]), "fine": 1 - np.clip(structure, 0, 1) * (1 - colour_error(a["mean"], b["mean"])),
-            "edges": np.hypot(*np.moveaxis(a["tensor"] - b["tensor"], -1, 0)), "palette": np.abs(a["palette"] - b["palette"])}
+    structure = ((2 * covariance + C2) / (a["variance"] + b["variance"] + C2)) @ THIRDS  # [H, W], SSIM's eq. 9 and 10
+    return {"coarse": colour_error(a["small"], b["small"]), "palette": np.abs(a["palette"] - b["palette"]),
+            "fine": 1 - np.clip(structure, 0, 1) * (1 - colour_error(a["mean"], b["mean"])),
+            "edges": np.hypot(*np.moveaxis(a["tensor"] - b["tensor"], -1, 0))}
 
 
 def overlap(a, b, error):
@@ -227,7 +230,8 @@ def features(target, reference=None, encoder=None, language=None):
     scale = min(1.0, LONGEST / max(height, width))
     pixels = fit(target, max(1, round(width * scale)), max(1, round(height * scale)))  # [H, W, 3]
     ground = background(pixels).astype(np.float32)
-    known = {"aspect": width / height, "ground": ground, "look": look(pixels, ground), "texts": [], "scale": scale, "cropped": language == "latex"}
+    known = {"aspect": width / height, "ground": ground, "look": look(pixels, ground), "scale": scale,
+             "cropped": language == "latex", "texts": []}
     if reference is not None and reference.status == "ok":
         known["texts"] = visible_texts(reference.texts or [], reference.image)
         known["molecule"] = molecule(known["texts"])
@@ -252,7 +256,7 @@ def compare(a, b, size):
 
 
 def visual_parts(known, image, texts=None, encoder=None):
-    """Similarity of a render, uint8 [H, W, 3] with its texts, to a target's `features`: dict of visual and its terms."""
+    """Likeness of a render, uint8 [h, w, 3] with its texts, to a target's `features`: {visual and its terms: float}."""
     a, ground = known["look"], known["ground"]
     height, width = a["pixels"].shape[:2]
     size = math.exp(-abs(math.log(image.shape[1] / image.shape[0] / known["aspect"])))
@@ -278,7 +282,7 @@ def visual_parts(known, image, texts=None, encoder=None):
     return {**parts, "visual": visual}
 
 
-# ----------------------------------------------------------------------------------------------------------------- score
+# ---------------------------------------------------------------------------------------------------------------- score
 
 def start(render, response, language, *names):
     """What every reward begins with -> (the answer's code or None, parts that are all 0 but for format).
@@ -294,19 +298,17 @@ def start(render, response, language, *names):
 
 
 def score(target, render, response, language, known=None, reference_code=None, encoder=None):
-    """Score one answer.
+    """Score one answer -> dict of floats in [0, 1], reward and its parts; all NaN when the renderer itself failed.
 
     target: uint8 [H, W, 3]; render: render.Render of the answer's code, or None where it holds no code; response: the
     whole answer; language: the one asked for; known: `features(target, ...)`, so that a group computes them once;
     reference_code: the target's own program, where there is one, for the bound on the length; encoder: an Encoder, for
-    its term.
-
-    Returns a dict of floats in [0, 1]: reward and its parts, those of `visual_parts` that are no WEIGHTS only where
-    there is an image; all NaN when the renderer itself failed.
+    its term. The parts of `visual_parts` that are no WEIGHTS are told only where there is an image.
     """
     code, parts = start(render, response, language, "length_penalty", *WEIGHTS)
     if code and not embeds_raster(code):
-        parts.update(visual_parts(known or features(target, encoder=encoder, language=language), render.image, render.texts, encoder))
+        known = known or features(target, encoder=encoder, language=language)
+        parts.update(visual_parts(known, render.image, render.texts, encoder))
     if code and reference_code:
         parts["length_penalty"] = length_penalty(code, reference_code)
     parts["reward"] = WEIGHT_FORMAT * parts["format"] + WEIGHT_VISUAL * parts["visual"] - parts["length_penalty"]
@@ -332,7 +334,8 @@ def reward_named(name, encoder=None):
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise SystemExit(f"error: --reward {name}: {error}. It is nanovinci, paper, or MODULE:FUNCTION, as in my_reward:my_score.") from None
+        raise SystemExit(f"error: --reward {name}: {error}. It is nanovinci, paper, or MODULE:FUNCTION, as in "
+                         f"my_reward:my_score.") from None
 
 
 _encoder = None  # of a scoring process
@@ -347,25 +350,28 @@ def start_scorer(encoder=None):
 def score_group(target, language, answers, reference=None, reference_code=None, reward="nanovinci"):
     """Score the answers to one target: a list of (Render or None, response) -> a list of dicts, as `score`.
 
-    The target's features are computed once; equal answers are scored once. reward: as `reward_named` takes it. Each dict
-    also tells what it took, `seconds_reward`.
+    The target's features are computed once; equal answers are scored once. reference: as for `features`; reward: as
+    `reward_named` takes it. Each dict also tells what it took, `seconds_reward`.
     """
     judge, found, rows = reward_named(reward, _encoder), {}, []
     started = time.perf_counter()
     known = features(target, reference, _encoder if judge is score else None, language)
+    options = dict(known=known, reference_code=reference_code, encoder=_encoder)
     for render, response in answers:
         if response not in found:
-            found[response] = judge(target, render, response, language, known=known, reference_code=reference_code, encoder=_encoder)
+            found[response] = judge(target, render, response, language, **options)
         rows.append({**found[response], "seconds_reward": time.perf_counter() - started})
         started = time.perf_counter()
     return rows
 
 
 def scorers(workers, encoder=None):
-    """A pool of scoring processes: `pool.submit(score_group, ...)`. They import this file alone, not the caller's script
-    with its torch, and live beside the renderer's servers: the training process only collects the results."""
+    """A pool of scoring processes: `pool.submit(score_group, ...)`; encoder: a name or None, see `Encoder`.
+
+    They import this file alone, not the caller's script with its torch, and live beside the renderer's servers.
+    """
     if encoder:
-        Encoder(encoder)  # a name that cannot be loaded ends here, in one line
+        Encoder(encoder)  # a name that cannot be loaded ends here
     pool = cli.Pool(workers, start_scorer, (encoder,))
     main = sys.modules["__main__"]
     hidden = {name: getattr(main, name) for name in ("__file__", "__spec__") if getattr(main, name, None) is not None}
@@ -382,10 +388,10 @@ def score_batch(groups, pool):
     return [future.result() for future in [pool.submit(score_group, *group) for group in groups]]
 
 
-# ---------------------------------------------------------------------------------------------------------- command line
+# --------------------------------------------------------------------------------------------------------- command line
 
 def explain(target, image):
-    """Two images, uint8 [H, W, 3] and [h, w, 3] -> PIL image: target | render as it is compared | what fine lost, red."""
+    """Two images, uint8 [H, W, 3] and [h, w, 3] -> PIL image: target | render as it is compared | what fine lost."""
     known = features(target)
     a = known["look"]
     height, width = a["pixels"].shape[:2]
@@ -400,14 +406,15 @@ def explain(target, image):
 def main():
     from render import ENDINGS, Renderer
     parser = argparse.ArgumentParser(description="Score one answer against a target image.", allow_abbrev=False)
-    parser.add_argument("target", help="image file")
-    parser.add_argument("file", help="the answer with its fenced block, or a bare program whose ending names the language")
-    parser.add_argument("--language", choices=sorted(FENCES), help="language asked for (default: by the file's ending)")
-    parser.add_argument("--reference", metavar="FILE", help="the program that drew the target: for the text term and the bound on the length")
-    parser.add_argument("--explain", metavar="OUT.png", help="write target | render | where the fine term lost points")
-    parser.add_argument("--reward", default="nanovinci", help="nanovinci, paper (VinciCoder's formula; needs --encoder), or your MODULE:FUNCTION")
-    parser.add_argument("--encoder", metavar="NAME", help="vision encoder, hub name or directory, such as facebook/dinov2-large")
-    parser.add_argument("--unsafe-render", action="store_true", help="render without confinement where none is possible")
+    add = parser.add_argument
+    add("target", help="image file")
+    add("file", help="the answer with its fenced block, or a bare program whose ending names the language")
+    add("--language", choices=sorted(FENCES), help="language asked for (default: by the file's ending)")
+    add("--reference", metavar="FILE", help="the program that drew the target: for text term and bound on the length")
+    add("--explain", metavar="OUT.png", help="write target | render | where the fine term lost points")
+    add("--reward", default="nanovinci", help="nanovinci, paper (VinciCoder's; needs --encoder), or MODULE:FUNCTION")
+    add("--encoder", metavar="NAME", help="vision encoder, hub name or directory, such as facebook/dinov2-large")
+    add("--unsafe-render", action="store_true", help="render without confinement where none is possible")
     args = parser.parse_args()
     judge = reward_named(args.reward, args.encoder)
     try:
@@ -418,7 +425,8 @@ def main():
         raise SystemExit(f"error: {error}")
     language = args.language or ENDINGS.get(Path(args.file).suffix.lower())
     if language not in FENCES:
-        raise SystemExit(f"error: cannot tell the language of {args.file}: name it with --language {{{','.join(sorted(FENCES))}}}.")
+        raise SystemExit(f"error: cannot tell the language of {args.file}: name it with --language "
+                         f"{{{','.join(sorted(FENCES))}}}.")
     if not any(line.startswith("```") for line in response.split("\n")):
         response = f"```{language}\n{response}\n```"
     encoder = Encoder(args.encoder) if args.encoder else None
@@ -433,14 +441,16 @@ def main():
     except RuntimeError as error:
         raise SystemExit(f"error: {error}")
     known = features(target, reference, encoder, language)
-    for name, value in judge(target, render, response, language, known=known, reference_code=reference_code, encoder=encoder).items():
+    parts = judge(target, render, response, language, known=known, reference_code=reference_code, encoder=encoder)
+    for name, value in parts.items():
         print(f"{name:14} {value:.4f}")
-    print("no single fenced block in the language asked for" if not code else f"render: {render.status} {render.message}")
+    print(f"render: {render.status} {render.message}" if code else "no single fenced block in the language asked for")
     if args.explain and render and render.image is not None:
         try:
             explain(target, render.image).save(args.explain)
         except (OSError, ValueError) as error:  # no such folder; an ending of no image format
-            raise SystemExit(f"error: cannot write {args.explain}: {error}. Give it the ending .png, in a folder that is there.")
+            raise SystemExit(f"error: cannot write {args.explain}: {error}. Give it the ending .png, in a folder "
+                             f"that is there.")
         print(f"wrote {args.explain}")
     return int(render is None or render.status != "ok")
 

@@ -64,13 +64,14 @@ def confinement():
     if landlock_version():
         found.append("landlock")
     # an empty filter is a bad address where filters exist, a bad argument where they do not
-    if libc.prctl(PR_SET_SECCOMP, 2, None, 0, 0) and ctypes.get_errno() == errno.EFAULT and platform.machine() in MACHINES:
+    filters = libc.prctl(PR_SET_SECCOMP, 2, None, 0, 0) and ctypes.get_errno() == errno.EFAULT
+    if filters and platform.machine() in MACHINES:
         found.append("seccomp")
     return "+".join(part for part in found if part in wanted) or "none"
 
 
 def safe():
-    """A program that may run code needs its system calls filtered and its files fenced."""
+    """Whether programs that can run code are confined here: their system calls filtered and their files fenced."""
     return "seccomp" in confinement() and confinement() != "seccomp"
 
 
@@ -86,7 +87,7 @@ class Outcome:
 
 
 class Sandbox:
-    """One server of one family. Its process group, memory and folder end with close()."""
+    """One server of one family (a key of server.FAMILIES). Its process group, memory and folder end with close()."""
 
     def __init__(self, family):
         self.family, parts = family, confinement()
@@ -121,7 +122,8 @@ class Sandbox:
         self.replies = self.control.makefile("rb")
 
     def ready(self, timeout):
-        """Wait until the next job may start. Raises OSError where the server is lost."""
+        """Wait until the next job may start. timeout: seconds. Raises OSError where the server is lost (TimeoutError
+        is one)."""
         self.control.settimeout(timeout)
         if self.replies.readline() != b"+\n":
             last = os.pread(self.errors, 1 << 16, 0).decode(errors="replace").strip().splitlines()[-1:]
@@ -159,12 +161,14 @@ class Sandbox:
         return outcome
 
     def kill(self):
+        """End the server and all that it started, at once; `close` must follow."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
 
     def close(self):
+        """Kill it, give back its memory and remove its folder. Once only."""
         self.kill()
         self.process.wait()
         self.replies.close(), self.control.close(), os.close(self.pixels), os.close(self.errors)

@@ -4,9 +4,10 @@ program itself: its confined children do.
 
     python server.py SETUP      # started by sandbox.py, which says what SETUP (JSON) holds
 
-An engine is made with the server and has run(language, code, size, inspect, deadline) and tidy(). run returns None
-when the shared memory holds the outcome, else what went wrong. Here: Programs and Drawings; in files that only their
-own servers import: Pages (chromium.py) and Documents (latex.py).
+An engine is made with the server and has run(language, code, size, inspect, deadline) and tidy(), called after each
+run. code: str; size: (width, height) in pixels or None; deadline: seconds of time.monotonic(). run returns None when
+the shared memory holds the outcome, else what went wrong, a str (see sandbox.Outcome.problem). Here: Programs and
+Drawings; in files that only their own servers import: Pages (chromium.py) and Documents (latex.py).
 """
 import functools
 import gc
@@ -138,7 +139,8 @@ class Server:
         """The calling process gives up its rights. alone: as a program, else as the browser (see confine.py)."""
         drop_capabilities()
         if "landlock" in self.parts:
-            landlock(self.readable + ([] if alone else ["/proc", "/sys/devices/system/cpu"]), [self.scratch, "/dev/null"])
+            of_browser = [] if alone else ["/proc", "/sys/devices/system/cpu"]
+            landlock(self.readable + of_browser, [self.scratch, "/dev/null"])
         if "seccomp" in self.parts:
             seccomp(alone, may_exec)
 
@@ -174,6 +176,7 @@ class Server:
     # message), then the texts, then the details
 
     def write(self, status, payload, height=0, width=0, texts=b"", details=b""):
+        """Leave an outcome there. payload: of OK the pixels, uint8 [height, width, 3], else text; all bytes."""
         start = HEADER
         for part in (payload, texts, details):
             self.memory[start:start + len(part)] = part
@@ -185,7 +188,8 @@ class Server:
         self.write(ERROR, message.encode(errors="replace"))
 
     def deliver(self, draw, *args, lost=()):
-        """Draw; leave pixels or a one-line message in the shared memory. lost: exceptions that are not the program's."""
+        """Leave what draw(*args) -> (pixels uint8 [H, W, 3], texts[, details]) returns in the shared memory, or a
+        one-line message. lost: exceptions that are not the program's; they are raised."""
         try:
             image, texts, *details = draw(*args)                          # uint8 [H, W, 3]
             image = np.ascontiguousarray(image, dtype=np.uint8)
@@ -226,6 +230,7 @@ class Programs:
             warm_matplotlib()
 
     def run(self, language, code, size, inspect, deadline):
+        """Draw the program in a child of its own."""
         if language == "python":
             from charts import draw_python
             draw = functools.partial(draw_python, inspect=inspect)
@@ -234,7 +239,7 @@ class Programs:
         return self.server.run_child(lambda: self.server.deliver(draw, code, size), deadline)
 
     def tidy(self):
-        pass
+        """Nothing: the child was killed, the server empties the scratch folder."""
 
 
 def warm_matplotlib():
@@ -258,6 +263,7 @@ class Drawings:
         drawing.draw_svg('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><text>a</text></svg>', (9, 9))
 
     def run(self, language, code, size, inspect, deadline):
+        """Have the child draw the program; one that does not answer in time is ended, the next job gets another."""
         if not self.child:
             jobs, send = os.pipe()
             receive, done = os.pipe()
@@ -286,7 +292,7 @@ class Drawings:
                 os.write(4, b".")
 
     def tidy(self):
-        pass
+        """Nothing: a drawing leaves nothing behind."""
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """
 The reward's text term: strings that two pictures show, and molecules as graphs.
 
-A text is (string, (x0, y0, x1, y1)). The renderer reports boxes in pixels; here they are in widths and heights of the image.
+A text is (string, (x0, y0, x1, y1)). The renderer reports boxes in pixels; here they are in widths and heights of the
+image.
 """
 import math
 from collections import Counter
@@ -15,12 +16,15 @@ SUBSTITUTED = 0.8  # what an atom of another element, or a bond of another order
 
 
 def visible_texts(texts, image):
-    """[(string, box in pixels)] -> [(string, box in widths and heights)] of those that can be seen: inside the image, on a
-    patch that is not flat."""
+    """[(string, box in pixels)] -> [(string, box in widths and heights)] of those that can be seen.
+
+    That is: half of the box or more lies inside the image, uint8 [H, W, 3], on a patch that is not flat.
+    """
     height, width = image.shape[:2]
     found = []
     for string, (x0, y0, x1, y1) in sorted(texts, key=lambda t: -len(t[0]))[:MOST_TEXTS]:
-        left, right, top, bottom = max(0, int(x0)), min(width, math.ceil(x1)), max(0, int(y0)), min(height, math.ceil(y1))
+        left, right = max(0, int(x0)), min(width, math.ceil(x1))
+        top, bottom = max(0, int(y0)), min(height, math.ceil(y1))
         inside = max(0, right - left) * max(0, bottom - top) / max(1.0, (x1 - x0) * (y1 - y0))
         if string.strip() and inside >= 0.5 and np.ptp(image[top:bottom, left:right].reshape(-1, 3), axis=0).max() > 24:
             found.append((" ".join(string.split()), (left / width, top / height, right / width, bottom / height)))
@@ -28,7 +32,7 @@ def visible_texts(texts, image):
 
 
 def text_share(texts, ink):
-    """The share of the ink [H, W] that stands in the boxes of the texts."""
+    """The share, 0 to 1, of the ink, float [H, W], that stands in the boxes of the texts."""
     height, width = ink.shape
     inside = np.zeros(ink.shape, bool)  # [H, W]
     for _, (x0, y0, x1, y1) in texts:
@@ -37,7 +41,7 @@ def text_share(texts, ink):
 
 
 def letter_pairs(string):
-    """The pairs of adjacent characters of a string with its ends marked; a repeated pair counts as another one."""
+    """The set of pairs of adjacent characters of a string with its ends marked; a repeated pair is another element."""
     marked, seen, pairs = f"\0{string}\0", Counter(), set()
     for pair in zip(marked, marked[1:]):
         seen[pair] += 1
@@ -46,13 +50,13 @@ def letter_pairs(string):
 
 
 def text_similarity(a, b):
-    """Two lists of (string, box), the first not empty -> 0 to 1: strings matched one to one, weighted by their letters."""
+    """Two lists of texts, the first not empty -> 0 to 1: strings matched one to one, weighted by their letters."""
     from scipy.optimize import linear_sum_assignment
     if not b:
         return 0.0
     pairs_a, pairs_b = ([letter_pairs(string) for string, _ in texts] for texts in (a, b))
     index = {pair: i for i, pair in enumerate(set().union(*pairs_a, *pairs_b))}
-    holds = [np.zeros((len(pairs), len(index)), np.float32) for pairs in (pairs_a, pairs_b)]
+    holds = [np.zeros((len(pairs), len(index)), np.float32) for pairs in (pairs_a, pairs_b)]  # [n, pairs], [m, pairs]
     for matrix, pairs in zip(holds, (pairs_a, pairs_b)):
         for row, mine in zip(matrix, pairs):
             row[[index[pair] for pair in mine]] = 1
@@ -68,7 +72,8 @@ def text_similarity(a, b):
 def molecule(texts):
     """The visible texts that fill the image, if they are SMILES -> (elements [n], bonds [4, n, n], by order), or None.
 
-    Several molecules are one graph. Atoms and bonds are what the SMILES says, hydrogen left out and nothing made sense of.
+    Several molecules are one graph. Atoms (by atomic number) and bonds (single, aromatic, double, triple) are what the
+    SMILES says, hydrogen left out and nothing made sense of.
     """
     smiles = ".".join(string for string, box in texts if box == WHOLE)
     if not 0 < len(smiles) <= LONGEST_SMILES:
@@ -80,14 +85,16 @@ def molecule(texts):
         return None
     orders = Chem.GetAdjacencyMatrix(found, useBO=True)  # [n, n], dative bonds in one direction only
     orders = np.maximum(orders, orders.T)
-    return np.array([atom.GetAtomicNum() for atom in found.GetAtoms()]), np.stack([orders == k for k in (1, 1.5, 2, 3)]).astype(float)
+    bonds = np.stack([orders == k for k in (1, 1.5, 2, 3)]).astype(float)  # [4, n, n]
+    return np.array([atom.GetAtomicNum() for atom in found.GetAtoms()]), bonds
 
 
 def molecule_similarity(a, b):
-    """Two results of `molecule` -> 0 to 1: of the atoms and bonds of either, the share that both have, squared, as strangers share half.
+    """Two results of `molecule` -> 0 to 1: of the atoms and bonds of either, the share that both have, squared.
 
-    Graph edit distance is a quadratic assignment of atoms to atoms, approximated: by linear assignments to its gradient
-    (Frank and Wolfe 1956; Vogelstein et al. 2015), from the ten pairs of atoms whose neighbourhoods are most alike.
+    Squared, since strangers share half. 0 where one of them is None. Graph edit distance is a quadratic assignment of
+    atoms to atoms, approximated: by linear assignments to its gradient (Frank and Wolfe 1956; Vogelstein et al. 2015),
+    from the ten pairs of atoms whose neighbourhoods are most alike.
     """
     from scipy.optimize import linear_sum_assignment
     if not a or not b:
@@ -95,7 +102,8 @@ def molecule_similarity(a, b):
     (elements_a, bonds_a), (elements_b, bonds_b) = a, b
     any_a, any_b = bonds_a.sum(0), bonds_b.sum(0)  # [n, n], [m, m]
     atoms = np.where(elements_a[:, None] == elements_b, 1, SUBSTITUTED)  # [n, m]
-    bonds = lambda match: SUBSTITUTED * any_a @ match @ any_b + (1 - SUBSTITUTED) * (bonds_a @ match @ bonds_b).sum(0)  # [n, m]
+    bonds = lambda match: (SUBSTITUTED * any_a @ match @ any_b  # [n, m]
+                           + (1 - SUBSTITUTED) * (bonds_a @ match @ bonds_b).sum(0))
     degrees = np.maximum(1, np.maximum.outer(any_a.sum(1), any_b.sum(1)))  # [n, m]
     alike, common = atoms, 0.0
     for _ in range(6):

@@ -54,10 +54,12 @@ PRESETS = {  # what `build_tiny` makes, and its parameters (tests/test_policy.py
 
 
 def build_tiny(out, texts, seed=0, hidden=128, layers=3, context=4096, resolution=64, patch=16, vocabulary=768):
-    """Write a randomly initialised Qwen3-VL to `out`, as an ordinary Hugging Face directory; the sizes default to PRESETS["tiny"].
+    """Write a randomly initialised Qwen3-VL to `out`, as an ordinary Hugging Face directory.
 
-    texts: iterable of str, the tokenizer's training text. resolution: pixels of the square that an image is scaled to
-    (by area, keeping its aspect ratio). Image tokens = resolution^2 / patch^2.
+    `out` must not stand there. The sizes default to PRESETS["tiny"]. texts: iterable of str, the tokenizer's training
+    text. vocabulary: tokens at most. context: tokens of prompt and answer at most. resolution: pixels of the side of
+    the square that an image is scaled to (by area, keeping its aspect ratio); patch: pixels of a patch's side. Image
+    tokens = resolution^2 / patch^2. Raises SystemExit where the disk is full.
     """
     from transformers import GenerationConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
     from transformers.utils import logging
@@ -83,7 +85,8 @@ def build_tiny(out, texts, seed=0, hidden=128, layers=3, context=4096, resolutio
     torch.manual_seed(seed)
     model = Qwen3VLForConditionalGeneration(config)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil  # needs no torchvision
+    # The image processor that needs no torchvision.
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
     processor = Qwen2VLImageProcessorPil(
         patch_size=patch, merge_size=1, temporal_patch_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3,
         size={"shortest_edge": resolution**2, "longest_edge": resolution**2})
@@ -102,8 +105,10 @@ def main():
     args = parser.parse_args()
     if Path(args.out).exists():
         raise SystemExit(f"error: {args.out} is there already; give another --out or remove it.")
-    build_tiny(args.out, [s.prompt + "\n" + s.answer for s in data.read_samples(args.data)], args.seed, **PRESETS[args.size])
-    print(f"wrote {args.out}: {sum(p.numel() for p in skeleton(read_config(args.out), args.out).parameters()) / 1e6:.1f}M parameters")
+    texts = [s.prompt + "\n" + s.answer for s in data.read_samples(args.data)]
+    build_tiny(args.out, texts, args.seed, **PRESETS[args.size])
+    parameters = sum(p.numel() for p in skeleton(read_config(args.out), args.out).parameters())
+    print(f"wrote {args.out}: {parameters / 1e6:.1f}M parameters")
 
 
 if __name__ == "__main__":

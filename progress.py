@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 import data
-from report import STYLE, Html, curves, data_uri, joined, tag
+from report import STYLE, Html, curves, data_uri, tag
 
 SIDE = 224  # pixels of a picture's longer side at most
 
@@ -27,7 +27,7 @@ def card(group, k):
 
 
 def write_progress(out, step, groups, shown=6):
-    """Write OUT/progress.html anew with the best rollout of each of the first `shown` groups of this step, newest first.
+    """Write OUT/progress.html anew, with the best rollout of each of the first `shown` groups of this step on top.
 
     out: Path of a run of virl.py; groups: list of virl.Group, settled. What a step shows is kept in
     OUT/samples/step_N.html; steps later than this one, of a run that was resumed from an older state, are left out.

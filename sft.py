@@ -40,7 +40,7 @@ import render
 import synth
 import tiny
 from loader import POOL, Stream, bucket, held_out_samples, pack
-from state import build_optimizers, load_state, refuse_mixture, save_state, trim_metrics
+from state import build_optimizers, claim, load_state, save_state, trim_metrics
 
 # ------------------------------------------------------------------------------------------------------------ arguments
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
@@ -154,8 +154,7 @@ def own_signals(worker):
 
 def main():
     args = parser.parse_args()
-    if not args.resume:
-        refuse_mixture(args.out)
+    claim(args.out, args.resume)
     device = D.init_distributed()
     rank, world = D.world()
     main_rank = rank == 0

@@ -3,6 +3,8 @@
 A state is whole or not there: it is written under a temporary name, then renamed (`replacing`).
 """
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -126,15 +128,28 @@ def load_state(out, policy, optimizers):
     return extra
 
 
-def refuse_mixture(out):
-    """Raises SystemExit with one line when `out` holds an earlier run.
+HELD = []  # the lock of this run, open until the process ends
 
-    A new one would overwrite its weights and mix its states with its own.
+
+def claim(out, resume):
+    """Make this run the only one that writes `out`. To be called on every rank.
+
+    Raises SystemExit with one line when `out` holds an earlier run that --resume does not go on with (its weights would
+    be overwritten, its states mixed with the new ones), or when another run is at work there.
     """
     finished = (Path(out) / "config.json").exists()
     what, how = ("a finished", "") if finished else ("an interrupted", "--resume goes on with it; or ")
-    if finished or saved_steps(out):
+    if not resume and (finished or saved_steps(out)):
         raise SystemExit(f"error: {out} holds {what} run: {how}give another --out, or remove it.")
+    if int(os.environ.get("RANK", 0)):
+        return
+    Path(out).mkdir(parents=True, exist_ok=True)
+    HELD.append(open(Path(out) / ".lock", "a"))
+    try:
+        fcntl.lockf(HELD[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process; forked children do not hold it
+    except OSError as e:
+        if e.errno in (errno.EACCES, errno.EAGAIN):  # anything else: a file system that has no locks
+            raise SystemExit(f"error: another run is writing {out}: wait for it, or give another --out.") from None
 
 
 def trim_metrics(file, step):

@@ -48,7 +48,7 @@ from loader import Prompts, held_out_samples
 from progress import write_progress
 from render import HARMLESS, Renderer, available
 from reward import WEIGHTS, extract_code, reward_named, score_group, scorers
-from state import build_optimizers, load_state, refuse_mixture, save_state, trim_metrics
+from state import build_optimizers, claim, load_state, save_state, trim_metrics
 
 # ------------------------------------------------------------------------------------------------------------ arguments
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
@@ -433,8 +433,7 @@ def write_rollouts(path, groups):
 
 def main():
     args = parser.parse_args()
-    if not args.resume:
-        refuse_mixture(args.out)
+    claim(args.out, args.resume)
     device = D.init_distributed()
     rank, world = D.world()
     main_rank = rank == 0

@@ -3,6 +3,7 @@
     python tests/test_docs.py --fix      # write the line numbers of docs/*.md anew after the code has moved
 """
 import argparse
+import ast
 import contextlib
 import importlib
 import os
@@ -262,6 +263,27 @@ def test_versions_of_python_are_the_same_everywhere():
     looked_for = re.findall(r"python3\.(\d+)\b", re.search(r"candidates=\((.*?)\)", (ROOT / "run.sh").read_text())[1])
     said = f"Python 3.{min(map(int, looked_for))} to 3.{max(map(int, looked_for))}"
     assert len(looked_for) > 1 and said in (ROOT / "README.md").read_text() and (ROOT / "requirements.txt").read_text().startswith(f"# {said}.")
+
+
+def undocumented(tree, prefix=""):
+    """Names of the public functions, classes and methods of a module, or of a class, that have no docstring."""
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            if not ast.get_docstring(node):
+                yield prefix + node.name
+            if isinstance(node, ast.ClassDef):
+                yield from undocumented(node, f"{node.name}.")
+
+
+def test_the_text_of_the_scripts():
+    """Docstrings, but for a main(), which the script's own describes; lines that fit a screen; files that fit a head."""
+    assert list(undocumented(ast.parse("def f(): 1\nclass A:\n 'a'\n def g(self): 1\n def h(self): 'h'\ndef _i(): 1"))) == ["f", "A.g"]
+    for path in ROOT.glob("*.py"):
+        text = path.read_text()
+        tree = ast.parse(text)
+        assert ast.get_docstring(tree) and set(undocumented(tree)) <= {"main"}, path.name
+        assert not [line for line in text.splitlines() if len(line) > 120], path.name
+        assert len(text.splitlines()) <= (620 if path.name == "virl.py" else 460), path.name
 
 
 if __name__ == "__main__":

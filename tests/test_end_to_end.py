@@ -1,5 +1,4 @@
 """All stages at toy size, with real renders: what a user runs, interrupted, resumed and distributed."""
-import contextlib
 import html
 import json
 import math

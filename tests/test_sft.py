@@ -104,10 +104,14 @@ def test_packed_run_goes_on_with_another_number_of_processes(one_process, tiny, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_saves_and_exits_cleanly(one_process, tiny, number):
+def test_signal_saves_and_exits_cleanly(one_process, tiny, number, monkeypatch):
+    """Meanwhile nobody else may write there, under any name of the directory."""
     out = one_process / f"signal{number}"
     stage = Stage(*arguments(tiny, one_process / "data", out, **{"--steps": 100000, "--save-every": 100000}))
     wait_for(out / "metrics.jsonl", stage)
+    for more in ([], ["--resume"]):
+        line = refusal(monkeypatch, *arguments(tiny, one_process / "data", one_process / "data" / ".." / out.name), *more)
+        assert "another run is writing" in line
     stage.signal(number)
     result = stage.wait(60)
     assert result.returncode == (130 if number == signal.SIGINT else 0) and "--resume goes on" in result.stdout

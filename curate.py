@@ -30,7 +30,7 @@ REMOTE = re.compile(
 READS = {
     "python": re.compile(
         r"\b(?:imread|read_(?:csv|excel|json|table|parquet|pickle)|loadtxt|genfromtxt|np\.load|Image\.open)\(\s*[\"'rf]"
-        r"|\bopen\([^)]*\)(?!\.write)(?![^\n]*[\"']w)"),
+        r"|(?<![\w.])open\((?![^\n]*[\"'][awx][bt+]*[\"'])"),  # not where it writes, nor Image.open(BytesIO(...))
     "latex": re.compile(r"\\(?:input|include|includegraphics|openin|read|verbatiminput)\b"),
     "html": re.compile(r"file://"),
     "svg": re.compile(r"file://|<image\b(?![^>]*data:)")}

@@ -96,6 +96,8 @@ def parquet_files(path):
         return [path]
     files = sorted(path.glob("*.parquet")) if path.is_dir() else []
     if not files:
+        if (below := split_dirs(path)) != [path]:
+            raise SystemExit(f"error: {path} holds no .parquet file itself. Give one of {', '.join(map(str, below))}.")
         why = "holds no .parquet file" if path.is_dir() else "does not exist"
         raise SystemExit(f"error: data directory {path} {why}. Make samples with `python data.py synth --out DIR` or "
                          f"`python data.py import FILE.parquet --out DIR`, then give DIR.")

@@ -18,6 +18,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,11 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
+import cli  # noqa: E402
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
+
 import reward as R  # noqa: E402
 import stats  # noqa: E402
 
@@ -96,13 +102,18 @@ def ssim(target, render, response, language, known=None, reference_code=None, en
 # ------------------------------------------------------------------------------------------------------------------- runs
 
 def run(file, *command):
-    """Run a script of the repository unless FILE, the last thing it writes, is there. Raises SystemExit when it fails."""
+    """Run a script of the repository unless FILE, the last thing it writes, is there. Raises SystemExit when it fails or was interrupted."""
     if file.exists():
         return
     print("$ python", *command, flush=True)
     paths = os.pathsep.join(filter(None, (str(REPO / "tests"), os.environ.get("PYTHONPATH"))))  # where --reward ablate:... is found
     environment = {**os.environ, "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"}
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is the script's: subprocess.run would kill it while it saves
     code = subprocess.run([sys.executable, *map(str, command)], cwd=REPO, env=environment).returncode
+    signal.signal(signal.SIGINT, before)
+    if code in (130, -signal.SIGINT):
+        print("interrupted: the same command of ablate.py goes on.", file=sys.stderr)
+        raise SystemExit(130)
     if code or not file.exists():
         raise SystemExit(f"error: the command above ended with code {code} and without {file}. After mending it the same command goes on.")
 

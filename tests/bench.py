@@ -32,9 +32,15 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
-
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
+import cli  # noqa: E402
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
+
+import numpy as np  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
 from attacks import Field, descendants, table  # noqa: E402
 from chromium import find_chromium  # noqa: E402
 from render import Renderer, available  # noqa: E402
@@ -204,6 +210,12 @@ def mixture(count, salt=""):
         yield language, code + comment[language] % f"{salt}{i}", size
 
 
+def rendered(renderer, jobs, what):
+    """render_many behind a progress bar."""
+    futures = [renderer.submit(*job) for job in jobs]
+    return [future.result() for future in tqdm(futures, what, mininterval=1)]
+
+
 def workers(args):
     """Wall time of the same programs with one worker and with two."""
     seconds = {}
@@ -211,7 +223,7 @@ def workers(args):
         with Renderer(count, 30) as renderer:
             renderer.render_many(list(mixture(15 * count)) * 4)
             start = time.perf_counter()
-            bad = [r for r in renderer.render_many(list(mixture(300, "w"))) if r.status != "ok"]
+            bad = [r for r in rendered(renderer, list(mixture(300, "w")), f"{count} worker(s)") if r.status != "ok"]
             seconds.setdefault(count, []).append(time.perf_counter() - start)
             if bad:
                 raise SystemExit(f"error: {len(bad)} programs failed, first: {bad[0]}")
@@ -233,7 +245,7 @@ def load(args):
             threads = [threading.Thread(target=feed, args=(k,)) for k in range(8)]
             start = time.perf_counter()
             [t.start() for t in threads], [t.join() for t in threads]
-            renders = [r.result() for r in renders]
+            renders = [r.result() for r in tqdm(renders, "load", mininterval=1)]
     finally:
         for spinner in spinners:
             spinner.kill()
@@ -251,7 +263,7 @@ def repeat(args):
     programs, seen = list(mixture(sum(len(v[2]) for v in SAMPLES.values()))), collections.defaultdict(collections.Counter)
     with Renderer(None, 30) as renderer:
         order = np.random.default_rng(0).integers(len(programs), size=args.count)
-        for i, r in zip(order, renderer.render_many([programs[i] for i in order])):
+        for i, r in zip(order, rendered(renderer, [programs[i] for i in order], "repeat")):
             seen[i][r.status if r.image is None else hashlib.sha256(r.image.tobytes()).hexdigest()[:8]] += 1
     differing = {programs[i][0]: dict(c) for i, c in seen.items() if len(c) > 1}
     print(f"{args.count} renders of {len(seen)} programs: {len(differing)} programs with more than one picture {differing or ''}")
@@ -329,7 +341,7 @@ def labels(args):
     from reward import extract_code
     samples = data.read_samples(args.directory)
     with Renderer() as renderer:
-        renders = renderer.render_many([(s.language, extract_code(s.answer, s.language)[0] or "", (s.width, s.height)) for s in samples])
+        renders = rendered(renderer, [(s.language, extract_code(s.answer, s.language)[0] or "", (s.width, s.height)) for s in samples], "labels")
     runs = collections.defaultdict(list)
     for sample, r in zip(samples, renders):
         for key in ("all", sample.language):
@@ -408,8 +420,9 @@ def look_alikes(n):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     from PIL import Image
-    from rdkit import Chem
+    from rdkit import Chem, RDLogger
     from rdkit.Chem import Draw
+    RDLogger.DisableLog("rdApp.*")  # some of the molecules tried below cannot be
 
     def drawn(figure):
         buffer = io.BytesIO()
@@ -480,7 +493,7 @@ def duplicates(items, codes, plant):
             shown = planted(image, k % 4) if copy else image
             answer = data.fenced(language, (mark[language] if copy else "") + code) if codes else ""
             samples.append(data.Sample("draw", answer, data.png(np.asarray(shown)), id=f"{'copy' if copy else 'item'}{k}", domain=domain, language=language))
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         data.write_samples(samples, Path(folder) / "in" / "x.parquet")
         dropped = dedupe.dedupe(Path(folder) / "in", Path(folder) / "out", workers=1)
     return [sum(d["id"].startswith(kind) for d in dropped.values()) / len(items) for kind in ("item", "copy")]
@@ -496,8 +509,10 @@ def dedupe(args):
         low = dctn(np.asarray(image.convert("L").resize((32, 32), Image.LANCZOS), float))[:8, :8].ravel()
         return low > np.median(low)
 
-    print(f"{'160 of each':24} {'64-bit pHash, 4 bits':>24} {'with code':>24} {'without code':>24}")
-    for name, items in look_alikes(160).items():
+    print(f"{'160 of each':24} {'64-bit pHash, 4 bits':>24} {'with code':>24} {'without code':>24}", flush=True)
+    sets = look_alikes(160)
+    bar = tqdm(total=2 * len(sets), desc="dedupe", mininterval=1)
+    for name, items in sets.items():
         hashes, copies = [plain(i[0]) for i in items], [plain(planted(i[0], k % 4)) for k, i in enumerate(items)]
         kept = []
         for h in hashes:
@@ -506,8 +521,10 @@ def dedupe(args):
         cells = [(1 - len(kept) / len(items), np.mean([(a != b).sum() <= 4 for a, b in zip(hashes, copies)]))]
         for codes in (True, False):
             cells.append((duplicates(items, codes, False)[0], duplicates(items, codes, True)[1]))
-        print(f"{name:24}" + "".join(f"   {100 * lost:5.1f} % lost, {100 * found:3.0f} % found" for lost, found in cells))
+            bar.update()
+        bar.write(f"{name:24}" + "".join(f"   {100 * lost:5.1f} % lost, {100 * found:3.0f} % found" for lost, found in cells))
         wrong |= cells[1][0] > 0.01 or cells[1][1] < 0.95 or cells[2][0] > 0.01
+    bar.close()
     return wrong
 
 

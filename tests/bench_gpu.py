@@ -2,7 +2,7 @@
 
     python tests/bench_gpu.py decode --model Qwen/Qwen3-VL-2B-Instruct --rows 64 128    # rollouts: tokens/s against the memory's limit
     python tests/bench_gpu.py sft --model Qwen/Qwen3-VL-2B-Instruct --tokens 16384      # a step of sft.py: tokens/s, MFU, memory
-    python tests/bench_gpu.py sft --trainer                                             # the same samples through Trainer
+    python tests/bench_gpu.py sft --trainer                                             # the same samples through Trainer (pip install accelerate)
 
 decode: the limit is the time in which the memory moves the bf16 weights and the filled part of the key/value cache once, at the
 bandwidth of a large copy measured in the same run. Beside it: the same steps without CUDA graphs, and transformers' `generate`
@@ -16,11 +16,16 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import cli  # noqa: E402
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+
 import attention  # noqa: E402
 import distributed as D  # noqa: E402
 import plan  # noqa: E402
@@ -134,7 +139,7 @@ def decode(args):
 
 
 def sft(args):
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if args.trainer else D.init_distributed()
+    device = torch.device("cuda") if args.trainer else D.init_distributed()
     policy = random_policy(args.model, device, torch.float32, 512)
     P.prepare(policy, argparse.Namespace(dtype="bfloat16", recompute=args.recompute, freeze_vision=False, lora=0, replicas=1), args.compile)
     policy.train()
@@ -210,8 +215,7 @@ def trainer_steps(args, policy, examples, rows, report):
     given = examples[:accumulate * args.micro] * args.steps
     padded = sum(args.micro * max(len(e.input_ids) for e in given[i:i + args.micro]) for i in range(0, accumulate * args.micro, args.micro))
     options = TrainingArguments("/tmp/trainer", per_device_train_batch_size=args.micro, gradient_accumulation_steps=accumulate, max_steps=args.steps, bf16=True, learning_rate=1e-5,
-                                gradient_checkpointing=args.recompute, report_to=[], save_strategy="no", logging_strategy="no", remove_unused_columns=False, disable_tqdm=True,
-                                use_cpu=policy.device.type == "cpu")
+                                gradient_checkpointing=args.recompute, report_to=[], save_strategy="no", logging_strategy="no", remove_unused_columns=False, disable_tqdm=True)
     trainer = Trainer(policy.model, options, data_collator=collate, train_dataset=given, callbacks=[Clock()])
     trainer._get_train_sampler = lambda *_, **__: torch.utils.data.SequentialSampler(given)
     trainer.train()
@@ -233,6 +237,8 @@ def main():
     parser.add_argument("--trainer", action="store_true", help="sft: Hugging Face's Trainer instead")
     parser.add_argument("--profile", type=int, default=0, help="sft: print so many lines of a profile")
     args = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("error: torch sees no GPU here; these measurements need one.")
     args.rows = args.rows or ([64, 128] if args.what == "decode" else [4])
     if args.what == "sft":
         args.rows = args.rows[0]

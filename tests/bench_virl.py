@@ -21,8 +21,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+import cli  # noqa: E402
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
+
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
 import data  # noqa: E402
 import generate as G  # noqa: E402
@@ -128,7 +134,7 @@ def rollouts(out, mix):
         return sum(len(r.token_ids) for group in G.generate(policy, examples, GROUP, LIMIT[mix], 1.0, seeds, PROMPTS * GROUP) for r in group)
     rates = {"model.generate": [], "generate.py": []}
     with torch.no_grad():
-        for turn in range(6):
+        for turn in tqdm(range(6), f"{mix}, rollouts"):
             for name, engine in (("model.generate", stock), ("generate.py", ours)):
                 started = time.perf_counter()
                 tokens = engine()

@@ -11,9 +11,14 @@ import textwrap
 from itertools import groupby
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import cli  # noqa: E402
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
+
+import numpy as np  # noqa: E402
+
 from data import open_image, read_samples  # noqa: E402
 from render import Renderer  # noqa: E402
 from reward import extract_code  # noqa: E402

@@ -26,9 +26,14 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import cli  # noqa: E402
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
+
+import numpy as np  # noqa: E402
+
 import reward as R  # noqa: E402
 from texts import molecule, visible_texts  # noqa: E402
 
@@ -564,7 +569,7 @@ def main():
         ladders = build(programs_of(args.data) if args.data else synthetic_programs(args.programs), renderer)
     with ProcessPoolExecutor(args.workers, initializer=R.start_scorer, initargs=(args.encoder,)) as pool:
         scores = list(tqdm(pool.map(measure, ladders), "score", len(ladders), mininterval=1))
-        checks = list(pool.map(calibration, ladders))
+        checks = list(tqdm(pool.map(calibration, ladders), "check", len(ladders), mininterval=1))
     print("\n| domain | measure | order | AUC | one | five | other | blank |\n|---|---|---|---|---|---|---|---|")
     for domain, measures in summary(ladders, scores).items():
         for name, values in measures.items():

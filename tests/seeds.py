@@ -11,6 +11,11 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
+import cli  # noqa: E402
+
+if __name__ == "__main__":
+    cli.end_quietly()  # before the imports that take seconds
+
 import stats  # noqa: E402
 
 RUNS = ("sft", "control", "virl")  # below OUT/eval

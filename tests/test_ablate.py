@@ -1,10 +1,15 @@
 """tests/ablate.py: its rewards on pictures, its table on numbers, its order of work; no training here."""
 import json
 import math
+import os
 import re
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import ablate
 import reward as R
@@ -99,6 +104,29 @@ def test_finished_runs_are_not_done_again_and_a_failure_stops(tmp_path):
     ablate.run(done, "no_such_script.py")
     with pytest.raises(SystemExit, match="error: the command above ended with code"):
         ablate.run(tmp_path / "absent", "no_such_script.py")
+
+
+@pytest.mark.parametrize("code", [130, -signal.SIGINT])
+def test_ctrl_c_lets_the_script_save(tmp_path, code):
+    """The signal goes to both, as in a terminal; the script takes a second to save."""
+    (tmp_path / "script.py").write_text(f"""
+import os, signal, sys, time
+def save(*_):
+    time.sleep(1)
+    open({str(tmp_path / "saved")!r}, "w").close()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    {"sys.exit(130)" if code == 130 else "os.kill(os.getpid(), signal.SIGINT)"}
+signal.signal(signal.SIGINT, save)
+print("ready", flush=True)
+time.sleep(60)
+""")
+    program = f"import ablate, pathlib; ablate.run(pathlib.Path({str(tmp_path / 'absent')!r}), {str(tmp_path / 'script.py')!r})"
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT / "tests", text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while "ready" not in process.stdout.readline():
+        pass
+    os.killpg(process.pid, signal.SIGINT)
+    _, words = process.communicate(timeout=30)
+    assert process.returncode == 130 and words == "interrupted: the same command of ablate.py goes on.\n" and (tmp_path / "saved").exists()
 
 
 def test_only_complete_seeds_are_reported(tmp_path, monkeypatch, capsys):

@@ -119,7 +119,9 @@ def test_a_bug_keeps_its_traceback():
     (["render.py", "absent.svg"], "cannot read absent.svg"), (["render.py", "SVG", "--size", "64"], "write it as 640x480"),
     (["reward.py", "PNG", "SVG", "--explain", "FOLDER"], "cannot write FOLDER"), (["reward.py", "SVG", "PNG"], "cannot identify image file"),
     (["tiny.py", "--data", "PARQUET", "--out", "/proc/none/x"], "error: No such file or directory: /proc/none"),
-    (["policy.py", "--plan", "FOLDER"], "no model at FOLDER")])
+    (["policy.py", "--plan", "FOLDER"], "no model at FOLDER"),
+    (["tests/draw_step.py", "FOLDER", "--data", "PARQUET"], "error: No such file or directory: FOLDER/rollouts/step_1.jsonl"),
+    (["tests/seeds.py", "FOLDER"], "FOLDER/eval/sft is not a scored run")])
 def test_bad_files_are_one_line(tmp_path, samples, argv, words):
     """Spaces and quotes in the names."""
     import data

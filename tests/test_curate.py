@@ -27,6 +27,9 @@ def test_parsing_tells_good_from_broken(language, good, bad):
     ("html", "<img src='https://x.org/a.png'>", "remote resource"), ("html", "<style>a{background:url(//x.org/a.png)}</style>", "remote resource"),
     ("html", "<a href='https://x.org'>link</a>", ""), ("html", "<link rel=stylesheet href='http://x.org/a.css'>", "remote resource"), ("html", "<img src='a.png'>", ""),
     ("python", "import requests\nrequests.get('x')", "remote resource"), ("python", "import pandas as pd\npd.read_csv('a.csv')", "reads a file"),
+    ("python", "with open('a.csv') as f:\n    rows = f.read()", "reads a file"), ("python", "open(path, 'rb')", "reads a file"),
+    ("python", "with open('a.png', 'wb') as f:\n    f.write(b'x')", ""), ("python", "open(os.path.join('out', 'a.png'), mode=\"w+\")", ""),
+    ("python", "Image.open(io.BytesIO(drawer.GetDrawingText())).save('a.png')", ""), ("python", "Image.open('a.png')", "reads a file"),
     ("python", "plt.imread('a.png')", "reads a file"), ("python", "plt.savefig('a.png')", ""), ("latex", "\\includegraphics{a.png}", "reads a file"), ("latex", "\\input{a}", "reads a file"),
     ("svg", "<svg><image href='a.png'/></svg>", "reads a file"), ("svg", "<svg xmlns='http://www.w3.org/2000/svg'/>", ""), ("svg", "<svg><g id='" + "a" * 500 + "'/></svg>", "embedded raster")])
 def test_policy(language, code, reason):

@@ -77,6 +77,12 @@ def test_bad_input_is_one_line(tmp_path, make, words):
     assert result.returncode != 0 and words in result.stderr and len(result.stderr.strip().splitlines()) == 1
 
 
+def test_a_folder_of_splits_is_not_one_of_them(tmp_path):
+    (tmp_path / "rl").mkdir()
+    with pytest.raises(SystemExit, match=r"holds no .parquet file itself. Give one of .*/rl\.$"):
+        data.parquet_files(tmp_path)
+
+
 def test_an_image_that_claims_ten_gigapixels_is_unreadable():
     import struct
     import zlib

@@ -81,6 +81,7 @@ def parser_of(script):
 
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(SystemExit):
         patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        patch.setattr(sys, "excepthook", sys.excepthook)  # a script sets its own
         patch.setattr(sys, "path", [str(ROOT), str(ROOT / "tests"), *sys.path])
         try:
             if script.startswith("tests/"):

@@ -12,6 +12,7 @@ import data
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 from conftest import ROOT, Stage, drawn_samples
 from test_sft import arguments, metrics, run, wait_for
 
@@ -56,7 +57,7 @@ def killed_saves(directory, out, kills, seed=0):
     started = time.perf_counter()
     save_state(out, 1, policy, optimizers, {"elapsed": 1})
     took, rng, loaded = time.perf_counter() - started, random.Random(seed), []
-    for _ in range(kills):
+    for _ in tqdm(range(kills), "kills", mininterval=1):
         step = saved_steps(out)[-1]
         child = os.fork()
         if child == 0:

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def replacing(path):
         free, why = shutil.disk_usage(temporary).free, (str(e).strip() or type(e).__name__).splitlines()[-1]
         shutil.rmtree(temporary, ignore_errors=True)
         if free < 1 << 20 or isinstance(e, OSError) or "No space left" in why:
+            # torch's unwritten streams are freed as the process ends; Python 3.13 prints what their close() raises.
+            sys.unraisablehook = lambda unraisable: None
             raise SystemExit(f"error: cannot write {path}: {why} ({free / 1e6:.0f} MB free). What was saved before is "
                              f"intact; make room, then run the same command again (a stage: with --resume).") from None
         raise

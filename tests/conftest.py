@@ -17,6 +17,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests start many small processes
 
 
+def pytest_configure(config):
+    """From Python 3.12 on, a fork of a process with threads warns, and torch has threads. These forks are meant:
+    sft.py's loading processes, a renderer used by a child, a process that is killed while it saves."""
+    config.addinivalue_line("filterwarnings", "ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
 def stage_process(script, argv, environment, output):
     """In a forked process: what `python SCRIPT ARGV...` does, its stdout and stderr going to files of that name."""
     import importlib

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import data
 from data import NAMES, Sample
-from parts import Writer, finish, finished, in_processes, stamp
+from parts import Writer, counted, finish, finished, in_processes, stamp
 from render import ENDINGS
 from reward import FENCES
 
@@ -177,7 +177,7 @@ def keep_rows(path, number, out, split, dropped, ids):
     if record := finished(out, number, wanted):
         return record
     writer = Writer(out / split / f"part-{number:05d}.parquet")
-    for i, sample in enumerate(samples_of(path)):
+    for i, sample in enumerate(counted(samples_of(path))):
         if i not in dropped:
             sample.id = ids.get(i, sample.id)
             writer.add(sample)
@@ -205,7 +205,7 @@ def import_file(path, number, out, limit, unsafe, split=""):
     writers = {name: Writer(out / name / f"part-{number:05d}.parquet") for name in ([split] if split else data.SPLITS)}
     rejects, ids, read, renderer = [], set(), 0, None
     try:
-        for i, row in enumerate(raw_rows(path)):
+        for i, row in enumerate(counted(raw_rows(path))):
             if limit and i == limit:
                 break
             read += 1
@@ -260,7 +260,7 @@ def import_files(paths, out, limit=0, workers=None, unsafe=False, split=""):
     refuse_strangers(out, split, {f"part-{n:05d}.parquet" for n in range(len(files))})
     (out / split).mkdir(parents=True, exist_ok=True)
     jobs = [(path, n, out, limit, unsafe, split) for n, path in enumerate(files)]
-    records = in_processes(import_file, jobs, workers, out / split, "import")
+    records = in_processes(import_file, jobs, workers, out / split, "import", limit)
     kept, rejected = Counter(), Counter()
     for record in records:
         kept.update(record["kept"])
@@ -317,7 +317,7 @@ def export_file(path, number, out, form):
     target, schema, n = out / f"part-{number:05d}.parquet", export_schema(form), 0
     temporary = target.with_name(target.name + ".tmp")
     with pq.ParquetWriter(temporary, schema) as writer:
-        for chunk in in_chunks((exported(sample, form) for sample in samples_of(path)), data.ROW_GROUP):
+        for chunk in in_chunks((exported(sample, form) for sample in counted(samples_of(path))), data.ROW_GROUP):
             writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
             n += len(chunk)
     os.replace(temporary, target)

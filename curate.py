@@ -17,7 +17,7 @@ import numpy as np
 
 import data
 from corpus import in_chunks, keep_rows, samples_of
-from parts import Writer, finish, finished, in_processes, over_files, reject, stamp
+from parts import Writer, counted, finish, finished, in_processes, over_files, reject, stamp
 from render import Renderer
 from reward import background, embeds_raster, features, visual_parts
 
@@ -158,7 +158,7 @@ def filter_file(path, number, out, split, longest, timeout, unsafe):
     writer, rejects, read, redrawn = Writer(out / split / f"part-{number:05d}.parquet"), [], 0, 0
     pairs = (pair for chunk in in_chunks(samples_of(path), 64) for pair in zip(chunk, ruff_findings(chunk)))
     with Renderer(1, timeout, unsafe=unsafe) as renderer:
-        for sample, finding in pairs:
+        for sample, finding in counted(pairs):
             read += 1
             first = None  # the picture that its program draws, where it has one
             if not sample.answer.strip():  # a target for ViRL: there is only the image to be judged

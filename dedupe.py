@@ -26,7 +26,7 @@ from PIL import Image
 
 import data
 from corpus import inputs_of, keep_rows, raw_rows, sample_of, samples_of
-from parts import finish, finished, in_processes, refuse_mixture, stamp
+from parts import counted, finish, finished, in_processes, refuse_mixture, stamp
 
 HASH = 16  # frequencies along each side
 CANDIDATES = 40  # of 256 bits that may differ for a pair to be looked at in detail
@@ -178,7 +178,7 @@ def measure_file(path, number, out, split, grams):
     if record := finished(out, number, wanted):
         return record
     rows, held = defaultdict(list), np.load(grams) if grams else None  # held: uint64 [n]
-    for i, sample in enumerate(samples_of(path)):
+    for i, sample in enumerate(counted(samples_of(path))):
         try:
             image = pixels_of(sample)
             if reason := data.check_text(sample, answer=False):

@@ -9,8 +9,10 @@ interruption. The rows that a command rejects are put together in OUT/rejects.js
 import json
 import os
 from collections import Counter
+from concurrent.futures import FIRST_EXCEPTION, wait
 from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
+from multiprocessing import get_context
 from pathlib import Path
 
 import cli
@@ -119,11 +121,14 @@ def all_ranks(world):
         dist.barrier()
 
 
-def processes(count, workers):
-    """A pool of `workers` processes (None: one per core), at most `count`, that read lean and end with this one."""
+def processes(count, workers, *start):
+    """A pool of `workers` processes (None: one per core), at most `count`, that read lean and end with this one.
+
+    start: what each calls first, and a tuple of its arguments.
+    """
     os.environ.update(LEAN)
     workers = max(1, min(workers or os.cpu_count() or 1, count))
-    return cli.Pool(workers)
+    return cli.Pool(workers, *start)
 
 
 def over_files(work, files, workers=None):
@@ -135,22 +140,56 @@ def over_files(work, files, workers=None):
         yield from pool.map(work, files)
 
 
-def in_processes(work, jobs, workers, out, title):
+done_rows = None  # in a process of `in_processes`: how many rows all of them have done, shared
+
+
+def share_count(number):
+    global done_rows
+    done_rows = number
+
+
+def counted(rows):
+    """The rows of a part; the progress bar of `in_processes` counts each when the next one is asked for."""
+    for row in rows:
+        yield row
+        if done_rows is not None:
+            with done_rows.get_lock():
+                done_rows.value += 1
+
+
+def rows_of(path, limit=0):
+    """How many rows a parquet file has, `limit` at most (0: no limit), None for anything else."""
+    import pyarrow.parquet as pq
+    try:
+        rows = pq.read_metadata(path).num_rows
+    except (OSError, ValueError):  # a folder of programs, or what `work` has words for
+        return None
+    return min(rows, limit or rows)
+
+
+def in_processes(work, jobs, workers, out, title, limit=0):
     """Call work(*job) for each job, `workers` at a time -> the records of all parts; puts their rejects together.
 
-    A job begins with its file (Path) and the number of its part. Under torchrun each process does its share of them, on
-    any number of machines that share the disk; all go on when the last is done, and rank 0 reports (`data.main`).
-    Raises SystemExit with one line for what `refuse_mixture` refuses, and when a process dies.
+    A job begins with its file (Path) and the number of its part; limit: rows of a file that are done at most. Under
+    torchrun each process does its share of the jobs, on any number of machines that share the disk; all go on when the
+    last is done, and rank 0 reports (`data.main`). Raises SystemExit with one line for what `refuse_mixture` refuses,
+    and when a process dies.
     """
     from tqdm import tqdm
     refuse_mixture(out, [file for file, *_ in jobs])
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     mine, numbers = jobs[rank::world], range(len(jobs))
-    with processes(len(mine), workers) as pool:
-        futures = [pool.submit(work, *job) for job in mine]
+    rows = [rows_of(file, limit) for n, (file, *_) in zip(numbers[rank::world], mine) if not record_of(out, n)]
+    total, count = None if None in rows else sum(rows), get_context("spawn").Value("Q")
+    with (processes(len(mine), workers, share_count, (count,)) as pool,
+          tqdm(total=total, desc=title, unit="row", mininterval=1, disable=rank > 0) as bar):
+        waiting = {pool.submit(work, *job) for job in mine}
         try:
-            for future in tqdm(futures, desc=title, unit="file", mininterval=1, disable=rank > 0):
-                future.result()
+            while waiting:
+                done, waiting = wait(waiting, timeout=1, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                bar.update(count.get_obj().value - bar.n)  # without the lock: a killed process may hold it
         except BrokenProcessPool:
             raise SystemExit("error: a process was killed, perhaps for want of memory (fewer --workers take less). "
                              "The same command goes on where it stopped.") from None

@@ -225,7 +225,7 @@ class Policy(nn.Module):
             before, targets = (F.pad(x, (0, -N % ROW)) for x in (before, targets))
         logprobs, entropy = token_logprobs(hidden[before.to(self.device)], self.model.lm_head, targets, self.banned,
                                            self.dtype if self.autocast else torch.float32, chunk, self.score)
-        return logprobs[:N], entropy[:N]
+        return logprobs[:N].clone(), entropy[:N]  # no view, of which FSDP2 warns
 
     def decode(self, token_ids, positions, mask, cache):
         """One step of decoding: token_ids [B], positions [B] (text position of each) -> logits [B, V].

@@ -17,7 +17,7 @@ from pathlib import Path
 import data
 from corpus import raw_rows, samples_of
 from defects import mutate, one_line
-from parts import Writer, finish, finished, in_processes, reject, stamp
+from parts import Writer, counted, finish, finished, in_processes, reject, stamp
 from reward import extract_code
 
 TRIES = 8
@@ -165,7 +165,7 @@ def refine_file(path, number, out, split, only, predictions, correct, seed, time
 
     with Renderer(1, timeout, unsafe=unsafe) as renderer:
         draw = lambda sample, code: renderer.submit(sample.language, code, (sample.width, sample.height)).result()
-        for sample in samples_of(path):
+        for sample in counted(samples_of(path)):
             sample.id = sample.id or f"{split}-{number}-{read}"
             read += 1
             reason, right = unusable(sample), None

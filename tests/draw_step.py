@@ -47,7 +47,10 @@ def main():
 
     rows = [json.loads(line) for line in open(args.run / "rollouts" / f"step_{args.step}.jsonl")]
     groups = {k: list(g) for k, g in groupby(rows, lambda row: row["id"])}
-    picked = chosen(groups, {s.id: s for s in read_samples(args.data) if s.id in groups})
+    samples = {s.id: s for s in read_samples(args.data) if s.id in groups}
+    if absent := groups.keys() - samples.keys():
+        raise SystemExit(f"error: {args.data} has no sample {min(absent)}. Give the --data that {args.run} was trained on.")
+    picked = chosen(groups, samples)
     columns = 1 + len(picked[0][1])
     figure, grid = plt.subplots(2 * len(picked), columns, figsize=(1.75 * columns, 3.5 * len(picked)), dpi=100,
                                 gridspec_kw={"height_ratios": [1, 0.8] * len(picked), "hspace": 0.3, "wspace": 0.12})

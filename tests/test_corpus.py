@@ -192,6 +192,13 @@ def test_a_foreign_directory_is_one_line_for_the_commands_that_want_ours(tmp_pat
     assert "hold no samples" in refused(dedupe.decontaminate, tmp_path / "in", [tmp_path / "empty.parquet"], tmp_path / "out")
 
 
+def test_the_progress_bar_counts_rows(tmp_path, capsys):
+    for name in "ab":
+        write_released(tmp_path / "in" / f"{name}.parquet", [released(seed=ord(name) + i) for i in range(5)])
+    corpus.import_files([tmp_path / "in"], tmp_path / "out", limit=4, workers=2, split="sft")
+    assert "| 8/8 [" in capsys.readouterr().err
+
+
 def die(path, number):
     os.kill(os.getpid(), signal.SIGKILL)
 

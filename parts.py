@@ -144,6 +144,7 @@ done_rows = None  # in a process of `in_processes`: how many rows all of them ha
 
 
 def share_count(number):
+    """What a process of `in_processes` calls first; number: a shared multiprocessing.Value of rows."""
     global done_rows
     done_rows = number
 

@@ -43,25 +43,37 @@ def build_optimizers(policy, lr, matrix_lr, weight_decay=0.01):
 
 
 @contextlib.contextmanager
+def in_one_line(path):
+    """Context: where `path` cannot be written, SystemExit with one line.
+
+    safetensors, torch and Python raise unrelated errors when a disk is full.
+    """
+    try:
+        yield
+    except BaseException as e:  # torch's CheckpointException is no Exception
+        free, why = shutil.disk_usage(Path(path).parent).free, (str(e).strip() or type(e).__name__).splitlines()[-1]
+        if free >= 1 << 20 and not isinstance(e, OSError) and "No space left" not in why:
+            raise
+        # torch's unwritten streams are freed as the process ends; Python 3.13 prints what their close() raises.
+        sys.unraisablehook = lambda unraisable: None
+        raise SystemExit(f"error: cannot write {path}: {why} ({free / 1e6:.0f} MB free). What was saved before is "
+                         f"intact; make room, then run the same command again (a stage: with --resume).") from None
+
+
+@contextlib.contextmanager
 def replacing(path):
     """A temporary folder to write in; when the block ends it is renamed to `path`, which must not stand there.
 
-    safetensors, torch and Python raise unrelated errors when a disk is full: here they end in one line (SystemExit),
-    and the unfinished folder is removed.
+    Where that fails the unfinished folder is removed. Raises SystemExit as `in_one_line`.
     """
     temporary = Path(path).with_name(Path(path).name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        yield temporary
-    except BaseException as e:  # torch's CheckpointException is no Exception
-        free, why = shutil.disk_usage(temporary).free, (str(e).strip() or type(e).__name__).splitlines()[-1]
+        with in_one_line(path):
+            yield temporary
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        if free < 1 << 20 or isinstance(e, OSError) or "No space left" in why:
-            # torch's unwritten streams are freed as the process ends; Python 3.13 prints what their close() raises.
-            sys.unraisablehook = lambda unraisable: None
-            raise SystemExit(f"error: cannot write {path}: {why} ({free / 1e6:.0f} MB free). What was saved before is "
-                             f"intact; make room, then run the same command again (a stage: with --resume).") from None
         raise
     os.replace(temporary, path)
 
@@ -72,16 +84,16 @@ def save_state(out, step, policy, optimizers, extra, keep=2):
     Each rank writes its own shards of what is trained (torch.distributed.checkpoint) under a temporary name; the rename
     at the end makes it a state, so a kill at any moment leaves the previous one. No generator state is needed: every
     random number in training derives from (seed, step, sample). Collective; the newest `keep` states stay. Raises
-    SystemExit as `replacing`.
+    SystemExit as `in_one_line`.
     """
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
     root = Path(out) / "state"
     model, optimizer = get_state_dict(policy, optimizers, options=StateDictOptions(ignore_frozen_params=True))
-    final = root / f"step_{step}"
+    final, temporary = root / f"step_{step}", root / f"step_{step}.tmp"
     if is_main():
         shutil.rmtree(final, ignore_errors=True)
-    with replacing(final) if is_main() else contextlib.nullcontext(final.with_name(final.name + ".tmp")) as temporary:
+    with replacing(final) if is_main() else in_one_line(final):
         barrier()  # the folder is there
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is no reason to warn

@@ -80,15 +80,20 @@ def end_quietly():
     atexit.register(flush)
 
 
+BARS = []  # what `progress_bar` has made: an error begins a line of its own where they are closed before
+
+
 def progress_bar(name, steps, seconds, step, elapsed, shown):
     """A tqdm bar with an ETA over `steps`, or over `seconds` of training where those are the limit (> 0).
 
-    It begins at `step`, or at `elapsed` seconds; shown: False on all processes but one.
+    It begins at `step`, or at `elapsed` seconds; shown: False on all processes but one. `distributed.run` closes it.
     """
     from tqdm import tqdm
     total, initial, unit = (seconds, elapsed, "s") if seconds else (steps, step, "steps")
     layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}{postfix}]"
-    return tqdm(total=total, initial=initial, desc=name, unit=unit, disable=not shown, mininterval=1, bar_format=layout)
+    BARS.append(tqdm(total=total, initial=initial, desc=name, unit=unit, disable=not shown, mininterval=1,
+                     bar_format=layout))
+    return BARS[-1]
 
 
 def begin(start, arguments):

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+import cli
+
 # ------------------------------------------------------------------------------------------------------------ the group
 
 def init_distributed():
@@ -71,6 +73,9 @@ def run(main):
         why = str(e).strip().splitlines()[0]
         raise SystemExit(f"error: rank {dist.get_rank()} lost another process of this run ({why}). States already "
                          f"saved are intact: the same command with --resume goes on.") from None
+    finally:
+        for bar in cli.BARS:
+            bar.close()
 
 
 # -------------------------------------------------------------------------------------------------------------- numbers

@@ -663,4 +663,4 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=10.0, help="of `speed`: CPU-seconds for each figure")
     parser.add_argument("--count", type=int, default=1000, help="of `load`, `repeat`, `hostile`: programs")
     args = parser.parse_args()
-    sys.exit(int(bool(commands[args.command](args))))
+    sys.exit("below what is wanted, or wrong: see above" if commands[args.command](args) else 0)

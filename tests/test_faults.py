@@ -98,7 +98,7 @@ def test_full_disk_while_saving_keeps_the_older_state(large_images, tiny, tmp_pa
         pytest.skip(f"no small file system can be made here: {result.stderr}")
     ours = result.stderr.replace("Traceback (most recent call last):\n  File \"<frozen runpy>", "")  # torchrun ends with one of its own
     assert result.returncode == 1 and "Traceback" not in ours, result.stderr[-3000:]
-    assert re.search("error: cannot write .*step_6.*What was saved before is intact", result.stderr), result.stderr[-3000:]
+    assert re.search("^error: cannot write .*step_6.*What was saved before is intact", result.stderr, re.M), result.stderr[-3000:]
     saved = tmp_path / "out.saved"
     assert saved_steps(saved) == [3] and not list((saved / "state").glob("*.tmp"))
     run(*arguments(tiny, large_images, saved), "--resume")

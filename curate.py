@@ -18,8 +18,9 @@ import numpy as np
 import data
 from corpus import in_chunks, keep_rows, samples_of
 from parts import Writer, counted, finish, finished, in_processes, over_files, reject, stamp
+from pixels import background
 from render import Renderer
-from reward import background, embeds_raster, features, visual_parts
+from reward import embeds_raster, features, visual_parts
 
 # --------------------------------------------------------------------------------------------------------------- filter
 

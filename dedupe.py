@@ -27,6 +27,7 @@ from PIL import Image
 import data
 from corpus import inputs_of, keep_rows, raw_rows, sample_of, samples_of
 from parts import counted, finish, finished, in_processes, refuse_mixture, stamp
+from pixels import background
 
 HASH = 16  # frequencies along each side
 CANDIDATES = 40  # of 256 bits that may differ for a pair to be looked at in detail
@@ -76,7 +77,6 @@ def inked(image):
 
     ink: float32 [h, w] in [0, 1]; box: x0, y0, x1, y1 of all but .2 % of the ink on each side.
     """
-    from reward import background
     picture = Image.fromarray(image)
     picture.thumbnail((512, 512), Image.BOX)
     pixels = np.asarray(picture, np.float32) / 255  # [h, w, 3]

@@ -64,6 +64,7 @@ import numpy as np
 from PIL import Image
 
 from encoder import Encoder, calibrated, cosine
+from pixels import align, background, cells, colour_error, fit, patches, structure_tensor
 from texts import molecule, molecule_similarity, text_share, text_similarity, visible_texts
 
 WEIGHT_FORMAT, WEIGHT_VISUAL = 0.1, 0.9
@@ -80,7 +81,6 @@ WINDOW = 7  # pixels: the side of the fine term's patches (scikit-image's defaul
 CELL = 8  # pixels: the side of the cells in which edges are gathered
 COARSE = 32  # the coarse term downsamples a square image to about COARSE x COARSE
 C2 = 0.03**2  # SSIM's second constant for images in [0, 1]
-THIRDS = np.full(3, 1 / 3, np.float32)  # the mean over colour channels, as a product
 LEAST_EDGES = 0.05
 MOLECULE_NEEDS = 0.2  # palette score below which a molecule's text term fades out
 FENCES = {"python": ("python", "py"), "html": ("html",), "svg": ("svg", "xml"), "latex": ("latex", "tex", "tikz")}
@@ -117,100 +117,30 @@ def length_penalty(code, reference):
 
 # --------------------------------------------------------------------------------------------------------- visual terms
 
-def background(image):
-    """The most frequent colour of a float image [H, W, 3] in [0, 1], of those that make up 5 % of its border -> [3]."""
-    bins = (image * 31).astype(int) @ (1024, 32, 1)  # [H, W]
-    border = np.concatenate([bins[0], bins[-1], bins[:, 0], bins[:, -1]])  # [n]
-    on_border, everywhere = np.bincount(border, minlength=32768), np.bincount(bins.ravel(), minlength=32768)
-    common = on_border >= 0.05 * len(border)
-    return image[bins == (everywhere * common if common.any() else on_border).argmax()].mean(0)
-
-
-def fit(image, width, height):
-    """uint8 [h, w, 3] -> float32 [height, width, 3] in [0, 1]: scaled without stretching, centred on its background."""
-    h, w = image.shape[:2]
-    if (w, h) != (width, height):
-        scale = min(width / w, height / h)
-        size = max(1, round(w * scale)), max(1, round(h * scale))
-        inner = Image.fromarray(image).resize(size, Image.BOX if scale < 1 else Image.BILINEAR)
-        ground = background(np.asarray(inner) / 255)
-        sheet = Image.new("RGB", (width, height), tuple(int(round(255 * v)) for v in ground))
-        sheet.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
-        image = np.asarray(sheet)
-    return image.astype(np.float32) / 255
-
-
-def align(a, image, ground):
-    """Two images at one scale, laid where they cover each other best -> a list of two [H', W', 3] that hold both.
-
-    a [H, W, 3], image [h, w, 3]: float32 in [0, 1]; ground [3]: the colour of a's paper. Best is the largest
-    correlation of their ink over all shifts (by FFT).
-    """
-    from scipy.signal import fftconvolve
-    grounds = ground, background(image)
-    ink, other = (colour_error(x, g) for x, g in zip((a, image), grounds))
-    match = fftconvolve(ink, other[::-1, ::-1])  # [H + h - 1, W + w - 1]
-    down, right = (int(at) - side + 1 for at, side in zip(np.unravel_index(match.argmax(), match.shape), other.shape))
-    top, left = min(0, down), min(0, right)
-    size = max(len(a), down + len(image)) - top, max(a.shape[1], right + image.shape[1]) - left
-    sheets = []
-    for x, paper, y0, x0 in zip((a, image), grounds, (-top, down - top), (-left, right - left)):
-        sheets.append(np.broadcast_to(paper.astype(np.float32), (*size, 3)).copy())
-        sheets[-1][y0:y0 + len(x), x0:x0 + x.shape[1]] = x
-    return sheets
-
-
-def cells(values, side):
-    """Means over cells of side x side pixels, the last ones smaller: [H, W, C] -> [h, w, C]."""
-    H, W, _ = values.shape
-    rows, columns = range(0, H, side), range(0, W, side)
-    sums = np.add.reduceat(np.add.reduceat(values, rows, 0), columns, 1)  # [h, w, C]
-    return sums / np.outer(np.diff([*rows, H]), np.diff([*columns, W]))[..., None].astype(np.float32)
-
-
-def colour_error(a, b):
-    """0 for equal colours to nearly 1: [..., 3] float in [0, 1], two of them -> [...]."""
-    red, green, blue = np.moveaxis(np.abs(a - b), -1, 0)
-    return 1 - np.exp(-4 * np.maximum(np.maximum(red, green), blue))  # five times as fast as .max(-1)
-
-
-def structure_tensor(pixels):
-    """Edges: their strength in [0, 1] times (cos, sin) of twice their angle, [H, W, 3] -> [H, W, 2].
-
-    Averaged over a cell, edges of one direction add up and those of a texture or of noise cancel out.
-    """
-    grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)  # [H, W]
-    dx, dy = np.zeros_like(grey), np.zeros_like(grey)
-    dx[:, 1:-1], dy[1:-1] = grey[:, 2:] - grey[:, :-2], grey[2:] - grey[:-2]
-    squared = dx**2 + dy**2
-    strength = (1 - np.exp(-8 * np.sqrt(squared))) / np.maximum(squared, 1e-12)  # saturates: pale edges are edges
-    return np.stack([strength * (dx**2 - dy**2), strength * 2 * dx * dy], -1)
-
-
 def look(pixels, ground):
     """What the terms need of one float32 image [H, W, 3] seen against the colour `ground` [3]: a dict of arrays."""
-    from scipy.ndimage import gaussian_filter, uniform_filter  # here and below: 50 MB, not for who only wants code
-    H, W, _ = pixels.shape
-    mean = uniform_filter(pixels, (WINDOW, WINDOW, 1))  # [H, W, 3]
-    variance = np.maximum(0, uniform_filter(pixels**2, (WINDOW, WINDOW, 1)) - mean**2)  # [H, W, 3]
-    small = cells(pixels, max(1, round(math.sqrt(H * W) / COARSE)))  # [h, w, 3]
-    tensor = cells(structure_tensor(pixels), CELL)  # [h, w, 2]
-    colours = np.minimum(pixels * 6, 5).astype(int) @ (36, 6, 1)  # [H, W]
-    amounts = np.bincount(colours.ravel(), colour_error(pixels, ground).ravel(), 216).reshape(6, 6, 6)
-    fine = 1 - (C2 / (variance + C2)) @ THIRDS * (1 - colour_error(mean, ground))  # [H, W]
-    return {"pixels": pixels, "mean": mean, "variance": variance, "fine": fine, "small": small, "tensor": tensor,
-            "coarse": colour_error(small, ground), "edges": np.hypot(tensor[..., 0], tensor[..., 1]),
-            "palette": gaussian_filter(amounts, 0.6)}
+    from scipy.ndimage import gaussian_filter  # here and below: 50 MB, not for who only wants code
+    planes, paper = [pixels[..., i] - ground[i] for i in range(3)], np.zeros(3, np.float32)  # small numbers: exact sums
+    mean = [patches(x, WINDOW) for x in planes]  # [H, W] of each colour
+    variance = [patches(x**2, WINDOW) - m**2 for x, m in zip(planes, mean)]
+    small = [cells(x, max(1, round(math.sqrt(x.size) / COARSE))) for x in planes]  # [h, w]
+    tensor = [cells(x, CELL) for x in structure_tensor(planes)]  # two [h', w']
+    red, green, blue = (np.minimum(6 * x, 5).astype(np.uint8) for x in np.moveaxis(pixels, -1, 0))
+    amounts = np.bincount((36 * red + 6 * green + blue).ravel(), colour_error(planes, paper).ravel(), 216)
+    fine = 1 - sum(C2 / (v + C2) for v in variance) / 3 * (1 - colour_error(mean, paper))  # [H, W]
+    return {"pixels": pixels, "planes": planes, "mean": mean, "variance": variance, "fine": fine, "small": small,
+            "tensor": tensor, "coarse": colour_error(small, paper), "edges": np.hypot(*tensor),
+            "palette": gaussian_filter(amounts.reshape(6, 6, 6), 0.6)}
 
 
 def errors(a, b):
     """How much two looks of one size differ: coarse [h, w], fine [H, W], edges [h', w'], palette [6, 6, 6]."""
-    from scipy.ndimage import uniform_filter
-    covariance = uniform_filter(a["pixels"] * b["pixels"], (WINDOW, WINDOW, 1)) - a["mean"] * b["mean"]  # [H, W, 3]
-    structure = ((2 * covariance + C2) / (a["variance"] + b["variance"] + C2)) @ THIRDS  # [H, W], SSIM's eq. 9 and 10
+    covariance = [patches(x * y, WINDOW) - m * n for x, y, m, n in zip(a["planes"], b["planes"], a["mean"], b["mean"])]
+    structure = sum((2 * c + C2) / (v + w + C2)  # [H, W], SSIM's eq. 9 and 10
+                    for c, v, w in zip(covariance, a["variance"], b["variance"])) / 3
     return {"coarse": colour_error(a["small"], b["small"]), "palette": np.abs(a["palette"] - b["palette"]),
             "fine": 1 - np.clip(structure, 0, 1) * (1 - colour_error(a["mean"], b["mean"])),
-            "edges": np.hypot(*np.moveaxis(a["tensor"] - b["tensor"], -1, 0))}
+            "edges": np.hypot(*(x - y for x, y in zip(a["tensor"], b["tensor"])))}
 
 
 def overlap(a, b, error):

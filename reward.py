@@ -374,7 +374,8 @@ def main():
     parts = judge(target, render, response, language, known=known, reference_code=reference_code, encoder=encoder)
     for name, value in parts.items():
         print(f"{name:14} {value:.4f}")
-    print(f"render: {render.status} {render.message}".rstrip() if code else "no single fenced block in the language asked for")
+    found = f"render: {render.status} {render.message}" if code else "no single fenced block in the language asked for"
+    print(found.rstrip())
     if args.explain and render and render.image is not None:
         try:
             explain(target, render.image).save(args.explain)

@@ -120,7 +120,8 @@ def length_penalty(code, reference):
 def look(pixels, ground):
     """What the terms need of one float32 image [H, W, 3] seen against the colour `ground` [3]: a dict of arrays."""
     from scipy.ndimage import gaussian_filter  # here and below: 50 MB, not for who only wants code
-    planes, paper = [pixels[..., i] - ground[i] for i in range(3)], np.zeros(3, np.float32)  # small numbers: exact sums
+    planes = [pixels[..., i] - ground[i] for i in range(3)]  # 0 where there is paper: float32 sums stay exact
+    paper = np.zeros(3, np.float32)
     mean = [patches(x, WINDOW) for x in planes]  # [H, W] of each colour
     variance = [patches(x**2, WINDOW) - m**2 for x, m in zip(planes, mean)]
     small = [cells(x, max(1, round(math.sqrt(x.size) / COARSE))) for x in planes]  # [h, w]

@@ -36,6 +36,7 @@ TARGETS = {
     "wide": canvas((10, 10, 60, 20, GREEN), (150, 30, 40, 40, RED), size=(240, 80)),
     "large": canvas((100, 50, 500, 300, BLUE), (700, 400, 120, 90, RED), size=(900, 600)),
     "tall": canvas((4, 4, 8, 700, RED), size=(40, 900)),
+    "sparse page": canvas((300, 200, 30, 12, (90, 60, 90)), size=(512, 288), ground=(243, 245, 246)),
 }
 
 

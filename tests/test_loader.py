@@ -47,6 +47,7 @@ def steps_of(path, pack, position, world, workers, n):
     return [sorted(i for share in ranks for i, _, _, _, counts in share if counts) for ranks in zip(*by_rank)], [share[0][3] for share in by_rank[0]]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than cores, on purpose
 @pytest.mark.parametrize("pack", [True, False])
 def test_cut_anywhere_goes_on_exactly(corpus_dir, pack):
     """12 random cuts each, loading processes 0, 2 or 4 and world size 1, 2 or 4, drawn anew after the cut: no sample lost or seen twice."""

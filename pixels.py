@@ -15,7 +15,7 @@ def background(image):
     on_border, everywhere = np.bincount(border, minlength=32768), np.bincount(bins.ravel(), minlength=32768)
     common = on_border >= 0.05 * len(border)
     inside = bins == (everywhere * common if common.any() else on_border).argmax()  # [H, W]
-    return np.array([plane[inside].mean() for plane in np.moveaxis(image, -1, 0)])  # sums in pairs, so exact in float32
+    return np.array([plane[inside].mean() for plane in np.moveaxis(image, -1, 0)])  # one row: numpy sums it in pairs
 
 
 def fit(image, width, height):

@@ -120,10 +120,10 @@ def length_penalty(code, reference):
 def look(pixels, ground):
     """What the terms need of one float32 image [H, W, 3] seen against the colour `ground` [3]: a dict of arrays."""
     from scipy.ndimage import gaussian_filter  # here and below: 50 MB, not for who only wants code
-    planes = [pixels[..., i] - ground[i] for i in range(3)]  # 0 where there is paper: float32 sums stay exact
+    planes = [pixels[..., i] - ground[i] for i in range(3)]  # three [H, W]; small, as float32 sums want it
     paper = np.zeros(3, np.float32)
     mean = [patches(x, WINDOW) for x in planes]  # [H, W] of each colour
-    variance = [patches(x**2, WINDOW) - m**2 for x, m in zip(planes, mean)]
+    variance = [patches(x**2, WINDOW) - m**2 for x, m in zip(planes, mean)]  # [H, W] of each colour
     small = [cells(x, max(1, round(math.sqrt(x.size) / COARSE))) for x in planes]  # [h, w]
     tensor = [cells(x, CELL) for x in structure_tensor(planes)]  # two [h', w']
     red, green, blue = (np.minimum(6 * x, 5).astype(np.uint8) for x in np.moveaxis(pixels, -1, 0))
